@@ -1,0 +1,49 @@
+# Relative paths and `.venv/bin/python -m` throughout, so that the folder may have any name, spaces and Chinese included.
+PYTHON ?= python3
+VENV := .venv/bin/python
+INSTALLED := .venv/.installed
+
+# The tests see the tiny profile as it is, whatever COOKBOOK_ variables the shell has.
+TINY := unset $$(env | sed -n 's/^\(COOKBOOK_[A-Z0-9_]*\)=.*/\1/p'); export COOKBOOK_PROFILE=tiny;
+
+# An environment that was not finished, was moved or copied with its folder, or lost its Python is built anew.
+ANEW := $(shell { test "$$(cat $(INSTALLED))" = "$$(pwd -P)" && $(VENV) -c ''; } 2>/dev/null || echo anew)
+
+.PHONY: help anew run test lint lab bench refresh clean
+
+help:
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
+
+# The stamp is written last and holds the folder's path.
+$(INSTALLED): requirements.txt pyproject.toml $(ANEW)
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo 'Python 3.11 or newer is needed, and "$(PYTHON)" is not one: make PYTHON=/path/to/python3.12 ...'; exit 1; }
+	$(if $(ANEW),"$(PYTHON)" -m venv --clear .venv)
+	@rm -f $(INSTALLED)
+	$(VENV) -m pip install -r requirements.txt
+	$(VENV) -m pip install --quiet --no-deps --no-build-isolation -e .
+	@pwd -P > $(INSTALLED)
+
+run: $(INSTALLED)  ## execute the notebooks in order, with a page of each in outputs/ (one of them: make run NB=02)
+	@$(VENV) -m scripts.runner $(if $(NB),--nb "$(NB)")
+
+test: lint  ## lint, unit tests, and every notebook executed on the tiny profile
+	$(TINY) $(VENV) -m pytest tests
+	rm -rf outputs/test
+	$(TINY) export COOKBOOK_OUTPUTS=outputs/test; $(VENV) -m pytest -x --nbmake --nbmake-kernel=python3 --nbmake-timeout=600 notebooks
+
+lint: $(INSTALLED)  ## ruff over scripts, tests and notebooks
+	$(VENV) -m ruff check .
+	$(VENV) -m ruff format --check .
+
+lab: $(INSTALLED)  ## open JupyterLab
+	$(VENV) -m jupyterlab notebooks
+
+bench: $(INSTALLED)  ## speed: ours beside the slower ways, as a table of ratios
+	$(VENV) -m bench
+
+refresh: $(INSTALLED)  ## take the executed copies of the last run into notebooks/
+	@$(VENV) -m scripts.runner --refresh
+
+clean:  ## delete outputs/ and models/, trained adapters included; .venv stays
+	rm -rf outputs models .pytest_cache .ruff_cache build *.egg-info

@@ -1,0 +1,1 @@
+"""The shelf: what two notebooks share, or a test must pin."""

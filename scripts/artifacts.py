@@ -1,0 +1,128 @@
+"""Files that survive a kill: whole or not at all, resumable line by line, and labelled with what made them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+
+from scripts.profiles import Profile, machine, pins
+
+
+@contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary name beside `path`; it becomes `path` when the block ends well, and goes when it doesn't.
+
+    The name keeps the suffix, because libraries choose a format by it.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """The same for a folder: yield an empty temporary one that takes `path`'s place (whatever stood there) at the end."""
+    path = Path(path)
+    temporary, old = path.with_name(f".{path.name}.{os.getpid()}"), path.with_name(f".{path.name}.old.{os.getpid()}")
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        if path.exists():
+            path.rename(old)
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def write_json(path: str | Path, value) -> None:
+    """`value` as UTF-8 JSON, readable by people, written whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+def read_json(path: str | Path):
+    """The value of a JSON file."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def append_jsonl(path: str | Path, rows: Iterable[dict]) -> None:
+    """Append `rows`, a line each, and have them on disk when this returns."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_jsonl(path: str | Path) -> list[dict]:
+    """The rows of a JSONL file; [] when there is none.
+
+    A last line without its end, which a kill leaves behind, is cut from the file and reported: its row is made again.
+    Raises ValueError that names file and line for any other line that is not JSON.
+    """
+    path = Path(path)
+    if not path.exists():
+        return []
+    raw = path.read_bytes()
+    whole = raw[: raw.rfind(b"\n") + 1]
+    if len(whole) < len(raw):
+        print(f"{path.name}: the last line was cut off by a kill; {len(raw) - len(whole)} bytes removed")
+        os.truncate(path, len(whole))
+    rows = []
+    for number, line in enumerate(whole.decode("utf-8").split("\n")[:-1], 1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path.name}, line {number}: not JSON ({error}); one object a line is right") from None
+    return rows
+
+
+def fingerprint(*parts) -> str:
+    """16 hex digits that change when any part does: JSON values, dataclasses, and files or folders given as Path.
+
+    >>> fingerprint({"a": 1}) == fingerprint({"a": 1}), fingerprint({"a": 1}) == fingerprint({"a": 2})
+    (True, False)
+    """
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, Path):
+            for file in sorted(part.rglob("*")) if part.is_dir() else [part]:
+                if file.is_file():
+                    digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
+                    with open(file, "rb") as stream:
+                        digest.update(hashlib.file_digest(stream, "sha256").digest())
+        else:
+            value = asdict(part) if is_dataclass(part) else part
+            digest.update(json.dumps(value, sort_keys=True, ensure_ascii=False).encode() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def run_record(profile: Profile, **figures) -> dict:
+    """What a reader needs to repeat a result: profile, machine, pinned versions, and the `figures` given."""
+    return {"profile": asdict(profile), "machine": machine(), "versions": pins(), **figures}
+
+
+def last_complete_checkpoint(folder: str | Path) -> str | None:
+    """The newest checkpoint-<step> that Trainer finished writing, or None.
+
+    Trainer writes `trainer_state.json` last, so a checkpoint that a kill cut off has none, or one that is not JSON.
+    """
+    steps = sorted(Path(folder).glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True)
+    for checkpoint in steps:
+        try:
+            read_json(checkpoint / "trainer_state.json")
+        except (FileNotFoundError, json.JSONDecodeError):
+            continue
+        return str(checkpoint)
+    return None

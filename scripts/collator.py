@@ -1,0 +1,295 @@
+"""The one place that decides which tokens carry loss.
+
+Words used here, all about lists of token ids:
+
+- *response marker*: the ids that end a prompt; the answer begins right after them.
+- *instruction marker*: the ids that open a user's turn; an answer ends right before them.
+- *label*: the token's own id where it carries loss, -100 where it does not. Labels are not shifted here: the model's
+  loss compares the label at position t with the prediction made at position t - 1.
+- *fate*: what became of a row, one of `FATES`.
+
+Loss is decided by position, never by the value of an id. DeepSeek's tokenizer pads with its end-of-sequence token, and
+a collator that masks "every pad id" never trains that token: the model learns to answer and not to stop.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import chain
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+
+IGNORED = -100
+
+TRAINED = "trained"
+NO_RESPONSE = "no response marker"
+CUT_OFF = "cut-off marker"
+NO_INSTRUCTION = "no instruction marker"
+NOTHING_AFTER = "nothing after the marker"
+REPEATED = "repeated marker"
+NOTHING_MARKED = "nothing marked"
+
+FATES = {
+    TRAINED: "nothing to mend",
+    NO_RESPONSE: "end the prompt with the response marker, followed by the answer",
+    CUT_OFF: "raise the length limit: the row was cut inside its response marker",
+    NO_INSTRUCTION: "open each user turn with the instruction marker, or leave instruction_marker out",
+    NOTHING_AFTER: "put the answer and its end-of-sequence token after the marker",
+    REPEATED: "pass completion_mask, which knows positions; for several turns pass instruction_marker",
+    NOTHING_MARKED: "set completion_mask to 1 on the answer's tokens",
+}
+"""Every fate a row can have, with what would mend it. All but the first are faults."""
+
+
+def completion_labels(
+    input_ids: list[int], response_marker: list[int], instruction_marker: list[int] | None = None
+) -> tuple[list[int], str]:
+    """Labels of one row, found by searching its markers.
+
+    Without `instruction_marker`, everything after the last response marker carries loss. With it, every answer does:
+    from behind its response marker up to the next instruction marker. The end-of-sequence token belongs to the answer.
+
+    >>> completion_labels([1, 7, 20, 8, 30, 2], response_marker=[8])         # 7: user, 8: assistant, 2: end
+    ([-100, -100, -100, -100, 30, 2], 'trained')
+
+    A turn with two response markers is ambiguous: the user may have typed one, or the answer may hold one. What follows
+    the last of them is answer either way, so only that carries loss, and the fate says "repeated marker". A text that
+    imitates a whole turn (both markers) cannot be told from a real one by its ids: rows from `chat.encode` come with a
+    `completion_mask`, which needs no search.
+
+    Returns:
+        The labels, as many as `input_ids`, and the row's fate, a key of `FATES`. With the fates "no response marker",
+        "cut-off marker", "no instruction marker" and "nothing after the marker" every label is -100. "trained" means
+        that at least one answer carries loss; a later turn that was cut off before its answer does not change that.
+
+    Raises:
+        ValueError: A marker is not a list of at least one id.
+
+    The rules are those of `DataCollatorForCompletionOnlyLM` in trl 0.19; tests/test_collator.py lists where they part.
+    """
+    response_marker = _checked_marker("response_marker", response_marker)
+    if instruction_marker is not None:
+        instruction_marker = _checked_marker("instruction_marker", instruction_marker)
+    ids, lengths = np.array(input_ids, np.int64), np.array([len(input_ids)])
+    trained, fates = _search(ids, lengths, response_marker, instruction_marker)
+    return np.where(trained, ids, IGNORED).tolist(), fates[0]
+
+
+@dataclass
+class CompletionCollator:
+    """Joins rows into a batch in which only answers carry loss. A `data_collator` for Trainer and SFTTrainer.
+
+    A row is a dict with `input_ids` and, best, `completion_mask` (1 on the tokens that carry loss), as `chat.encode`
+    makes them. The mask decides by itself; only rows without one are searched for the markers (`completion_labels`).
+    Other keys of a row are not read. Both trainers drop `completion_mask` before the collator sees it unless they get
+    `remove_unused_columns=False`; SFTTrainer also needs `dataset_kwargs={"skip_prepare_dataset": True}`.
+
+    The first token of a row has nothing before it to be predicted from, so it never carries loss.
+
+    Args:
+        tokenizer: Its pad id and padding side are read for each batch; it also decodes rows for error messages.
+        response_marker: The ids that end every prompt (`chat.response_marker`).
+        instruction_marker: The ids that open a user's turn (`chat.instruction_marker`), for rows of several turns.
+        packed: False pads the rows to the longest: `input_ids`, `attention_mask` and `labels`, each (batch, seq).
+            True joins them into one sequence of (1, total) tokens without padding: `input_ids`, `labels` and
+            `position_ids`, which begin at 0 in each row and so tell the attention where a row ends, as long as there
+            is no cache: `use_cache` is False. `logits_to_keep`, a boolean (1, total), marks the positions whose next
+            token carries loss, and `shift_labels` (n,) are those tokens: the model's head runs on n positions only.
+            (transformers >= 5.22. SFTTrainer's own loss does not know such a batch: give it Trainer's, with
+            `class PackedSFTTrainer(SFTTrainer): compute_loss = Trainer.compute_loss`.)
+        on_fault: What happens to a row whose fate is a fault. "raise": ValueError. "mask": it goes in with the labels
+            of `completion_labels`, where all that is not surely answer is masked, and is counted.
+
+    Attributes:
+        fates: How many rows met which fate, over all batches so far (of this process: dataloader workers count apart).
+
+    Raises:
+        ValueError: A marker is not a list of ids; the batch is empty; a row is empty, has neither mask nor markers, or
+            a mask of another length; a row is faulty and `on_fault` is "raise"; no row carries loss, which would make
+            the loss 0 / 0; or the tokenizer has no pad token, which a padded batch needs.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    response_marker: list[int] | None = None
+    instruction_marker: list[int] | None = None
+    packed: bool = False
+    on_fault: str = "raise"
+    fates: Counter = field(default_factory=Counter, init=False)
+
+    def __post_init__(self):
+        if self.on_fault not in ("raise", "mask"):
+            raise ValueError(f"on_fault is {self.on_fault!r}; it can be 'raise' or 'mask'")
+        for name in ("response_marker", "instruction_marker"):
+            marker = getattr(self, name)
+            if marker is not None:
+                setattr(self, name, _checked_marker(name, marker))
+        if self.instruction_marker and self.instruction_marker == self.response_marker:
+            raise ValueError(f"both markers are {self.response_marker}; a user's turn and an answer open differently")
+
+    def __call__(self, features: list[dict]) -> dict[str, torch.Tensor | bool]:
+        """The batch of these rows, padded or packed."""
+        if not features:
+            raise ValueError("the batch is empty: a collator needs at least one row")
+        rows = [feature["input_ids"] for feature in features]
+        masks = [feature.get("completion_mask") for feature in features]
+        self._check(rows, masks)
+        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+        ids = np.fromiter(chain.from_iterable(rows), np.int64, lengths.sum())
+
+        trained, fates = self._decide(ids, lengths, masks)
+        if self.on_fault == "raise" and set(fates) != {TRAINED}:
+            index = next(index for index, fate in enumerate(fates) if fate != TRAINED)
+            start, mend = self.tokenizer.decode(rows[index][:40]), FATES[fates[index]]
+            raise ValueError(f"row {index} of the batch: {fates[index]}. It begins {start!r}. To mend it: {mend}")
+        self.fates.update(fates)
+        if not trained.any():
+            raise ValueError(f"none of the {len(rows)} rows of this batch carries loss: {dict(Counter(fates))}")
+
+        labels = np.where(trained, ids, IGNORED)
+        if self.packed:
+            return _as_tensors(_pack(ids, labels, lengths)) | {"use_cache": False}
+        return _as_tensors(self._pad(ids, labels, lengths))
+
+    def _check(self, rows: list, masks: list) -> None:
+        """Raise ValueError for the first row that can't be read."""
+        for index, (row, mask) in enumerate(zip(rows, masks, strict=True)):
+            if len(row) == 0:
+                raise ValueError(f"row {index} of the batch has no tokens: drop it or fill its input_ids")
+            if mask is None and self.response_marker is None:
+                raise ValueError(
+                    f"row {index} of the batch has no completion_mask and the collator no response_marker: give one of "
+                    "them. A trainer keeps the mask if it gets remove_unused_columns=False, SFTTrainer if it also gets "
+                    "dataset_kwargs={'skip_prepare_dataset': True}"
+                )
+            if mask is not None and len(mask) != len(row):
+                raise ValueError(
+                    f"row {index} of the batch has {len(row)} input_ids and {len(mask)} values of completion_mask; "
+                    "they must be as many"
+                )
+
+    def _decide(self, ids: np.ndarray, lengths: np.ndarray, masks: list) -> tuple[np.ndarray, list[str]]:
+        """Which of the joined tokens carry loss, a bool (total,), and each row's fate."""
+        trained, fates = np.zeros(len(ids), bool), [TRAINED] * len(masks)
+        given = np.array([mask is not None for mask in masks])
+        if not given.all():
+            trained, fates = _search(ids, lengths, self.response_marker, self.instruction_marker)
+        if given.any():
+            marks = chain.from_iterable(mask for mask in masks if mask is not None)
+            trained[given.repeat(lengths)] = np.fromiter(marks, bool, lengths[given].sum())
+            starts = lengths.cumsum() - lengths
+            trained[starts] = False
+            marked = np.logical_or.reduceat(trained, starts).tolist()
+            fates = [
+                fate if mask is None else TRAINED if any_marked else NOTHING_MARKED
+                for fate, mask, any_marked in zip(fates, masks, marked, strict=True)
+            ]
+        return trained, fates
+
+    def _pad(self, ids: np.ndarray, labels: np.ndarray, lengths: np.ndarray) -> dict[str, np.ndarray]:
+        """Rows below each other, (batch, seq): real tokens where `real` is True, padding elsewhere."""
+        if self.tokenizer.pad_token_id is None:
+            raise ValueError(
+                "the tokenizer has no pad token: set tokenizer.pad_token, to eos_token if there is no other (masks go "
+                "by position here, so the end-of-sequence token stays trained)"
+            )
+        real = np.arange(lengths.max()) < lengths[:, None]
+        if self.tokenizer.padding_side == "left":
+            real = real[:, ::-1]
+        padded_ids = np.full(real.shape, self.tokenizer.pad_token_id)
+        padded_labels = np.full(real.shape, IGNORED)
+        padded_ids[real], padded_labels[real] = ids, labels
+        return {"input_ids": padded_ids, "attention_mask": real.astype(np.int64), "labels": padded_labels}
+
+
+def _pack(ids: np.ndarray, labels: np.ndarray, lengths: np.ndarray) -> dict[str, np.ndarray]:
+    """Rows behind each other, (1, total); a row's first label is -100, so its left neighbour never predicts it."""
+    starts = lengths.cumsum() - lengths
+    next_labels = np.append(labels[1:], IGNORED)
+    kept = next_labels != IGNORED
+    return {
+        "input_ids": ids[None],
+        "position_ids": (np.arange(len(ids)) - starts.repeat(lengths))[None],
+        "labels": labels[None],
+        "shift_labels": next_labels[kept],
+        "logits_to_keep": kept[None],
+    }
+
+
+def _search(
+    ids: np.ndarray, lengths: np.ndarray, response_marker: list[int], instruction_marker: list[int] | None
+) -> tuple[np.ndarray, list[str]]:
+    """The rules told in `completion_labels`, for all rows of a batch at once.
+
+    Args:
+        ids: The tokens of all rows, one row behind the other, (total,).
+        lengths: Each row's number of tokens, (rows,).
+
+    Returns:
+        Which tokens carry loss, a bool (total,), and each row's fate.
+    """
+    row_of = np.arange(len(lengths)).repeat(lengths)  # (total,)
+    responses = _occurrences(ids, row_of, response_marker)
+    instructions = _occurrences(ids, row_of, instruction_marker) if instruction_marker else responses[:0]
+    searchable = np.full(len(lengths), instruction_marker is None)
+    searchable[row_of[instructions]] = True  # with an instruction marker, only the rows that hold one
+    used = responses[searchable[row_of[responses]]]
+
+    # An answer ends at the next instruction or its row's end. Of several with one end, the last one is used.
+    starts = used + len(response_marker)
+    stops = np.sort(np.concatenate([instructions, lengths.cumsum()]))
+    ends = stops[stops.searchsorted(starts)]
+    last = np.ones(len(ends), bool)
+    last[:-1] = ends[1:] != ends[:-1]
+    full = last & (starts < ends)
+    edges = np.zeros(len(ids) + 1, np.int64)
+    edges[starts[full]] += 1
+    edges[ends[full]] -= 1
+    trained = edges.cumsum()[:-1] > 0
+
+    fates = [TRAINED] * len(lengths)
+    faulty = np.ones(len(lengths), bool)
+    faulty[row_of[used[full]]] = False
+    faulty[row_of[used[~last]]] = True
+    for row in np.flatnonzero(faulty):
+        if row not in row_of[responses]:
+            fates[row] = CUT_OFF if _is_cut_off(ids[row_of == row].tolist(), response_marker) else NO_RESPONSE
+        elif not searchable[row]:
+            fates[row] = NO_INSTRUCTION
+        else:
+            fates[row] = REPEATED if row in row_of[used[full]] else NOTHING_AFTER
+    return trained, fates
+
+
+def _occurrences(ids: np.ndarray, row_of: np.ndarray, marker: list[int]) -> np.ndarray:
+    """Every position where `marker` begins and ends within one row, in order."""
+    found = np.flatnonzero(ids[: max(0, len(ids) - len(marker) + 1)] == marker[0])
+    for offset, token in enumerate(marker):
+        found = found[ids[found + offset] == token]
+    return found[row_of[found] == row_of[found + len(marker) - 1]]
+
+
+def _is_cut_off(ids: list[int], marker: list[int]) -> bool:
+    """True where the row ends with the marker's beginning or begins with the marker's end."""
+    sizes = range(1, len(marker))
+    return any(ids[-size:] == marker[:size] or ids[:size] == marker[-size:] for size in sizes)
+
+
+def _checked_marker(name: str, marker) -> list[int]:
+    """The marker as a list of ids, or a ValueError that says how to get one."""
+    if isinstance(marker, str) or not len(marker) or not all(isinstance(token, int) for token in marker):
+        raise ValueError(
+            f"{name} is {marker!r}; it must be a list of at least one token id, such as "
+            "tokenizer.encode(text, add_special_tokens=False) gives"
+        )
+    return list(marker)
+
+
+def _as_list(values) -> list[int]:
+    """A row's values as a list, also where the dataset is set to return tensors or arrays."""
+    return values if isinstance(values, list) else values.tolist()
+
+
+def _as_tensors(arrays: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    """The same arrays as tensors."""
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}

@@ -1,0 +1,91 @@
+"""Asking a model many questions: batched, length-sorted, greedy by default, and resumable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from tqdm.auto import tqdm
+from transformers import GenerationConfig
+
+from scripts import chat
+from scripts.artifacts import append_jsonl, fingerprint, read_jsonl
+
+GREEDY = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+
+
+def answer(
+    model,
+    tokenizer,
+    questions: list[str],
+    path: str | Path | None = None,
+    *,
+    batch_size: int = 64,
+    max_new_tokens: int = 64,
+    decoding: dict = GREEDY,
+    run: str = "",
+) -> list[dict]:
+    """The model's answer to each question, in the order given.
+
+    Each row: question, text (all that was generated), prediction (without the think part), finished, reason (why it is not
+    finished, else ""), new_tokens. A question that stands twice is asked once.
+
+    Prompts are sorted by length, so that a batch holds little padding and the longest, most likely to run out of memory, come
+    first; they are padded on the left, so that all end where the answer begins.
+
+    With a `path`, each batch's rows are appended to that JSONL file, and a rerun asks only what is missing. Rows are kept under
+    a key of prompt, decoding settings and `run` (say which model answers: an adapter's fingerprint), so another model's answers
+    are never taken for this one's.
+
+    Raises ValueError for an empty question (chat.prompt_text says which).
+    """
+    settings = {"max_new_tokens": max_new_tokens, **decoding}
+    prompts = {}
+    for question in dict.fromkeys(questions):
+        ids = chat.prompt_ids(tokenizer, question)
+        prompts[question] = (fingerprint(ids, settings, run), ids)
+    done = {row["key"]: row for row in read_jsonl(path)} if path else {}
+    missing = [(q, key, ids) for q, (key, ids) in prompts.items() if key not in done]
+    missing.sort(key=lambda item: len(item[2]), reverse=True)
+    if path and len(missing) < len(prompts):
+        print(f"{Path(path).name}: {len(prompts) - len(missing)} of {len(prompts)} questions were answered before")
+    config = GenerationConfig(**settings, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id)
+    for start in tqdm(range(0, len(missing), batch_size), desc="answering", unit="batch", leave=False):
+        batch = missing[start : start + batch_size]
+        new = _generate(model, tokenizer, [ids for _, _, ids in batch], config)
+        rows = [{"key": key, **_row(tokenizer, q, ids)} for (q, key, _), ids in zip(batch, new, strict=True)]
+        done.update((row["key"], row) for row in rows)
+        if path:
+            append_jsonl(path, rows)
+    return [{k: v for k, v in done[prompts[question][0]].items() if k != "key"} for question in questions]
+
+
+@torch.inference_mode()
+def _generate(model, tokenizer, prompts: list[list[int]], config: GenerationConfig) -> list[list[int]]:
+    """New token ids of each prompt, up to and with EOS."""
+    model.eval()
+    batch = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt").to(model.device)
+    output = model.generate(**batch, generation_config=config)
+    return [_until_eos(ids, tokenizer.eos_token_id) for ids in output[:, batch["input_ids"].shape[1] :].tolist()]
+
+
+def _until_eos(ids: list[int], eos: int) -> list[int]:
+    """What follows the first EOS is padding, whatever its id."""
+    return ids[: ids.index(eos) + 1] if eos in ids else ids
+
+
+def _row(tokenizer, question: str, ids: list[int]) -> dict:
+    """One answer as a row; an unfinished one says why, and is not passed off as an answer."""
+    text = tokenizer.decode(ids, skip_special_tokens=True)
+    prediction, thought = chat.strip_think(text)
+    reason = "" if thought else "the think part has no end"
+    if ids[-1:] != [tokenizer.eos_token_id]:
+        reason = reason or "cut off at max_new_tokens"
+    return {
+        "question": question,
+        "text": text,
+        "prediction": prediction,
+        "finished": not reason,
+        "reason": reason,
+        "new_tokens": len(ids),
+    }

@@ -1,0 +1,123 @@
+"""Adapter + base -> one checkpoint, refused where they don't belong together, and proved equal afterwards."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+from peft import PeftConfig, PeftModel
+from tqdm.auto import tqdm
+from transformers import AutoModelForCausalLM
+
+from scripts import chat
+from scripts.artifacts import atomic_folder, fingerprint, read_json, write_json
+from scripts.profiles import shown
+
+RECORD = "merge.json"  # in the merged folder: which base and adapter it was made of
+ADAPTER_RECORD = "run.json"  # in the adapter's folder: notebook 02's record, with the base's fingerprint
+
+
+def base_fingerprint(model) -> str:
+    """16 hex digits of the base weights that LoRA and 4-bit quantization both leave alone: embedding rows and norms.
+
+    The same for a base with and without adapter, in 4 bit or not, and in bfloat16, float32 or float16.
+    """
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.state_dict().items()):
+        if ("norm" in name or "embed_tokens" in name) and "lora_" not in name:
+            part = weight.reshape(-1)[:4096].to(torch.bfloat16).view(torch.int16).cpu()
+            digest.update(
+                name.split("base_model.model.")[-1].replace(".base_layer", "").encode() + part.numpy().tobytes()
+            )
+    return digest.hexdigest()[:16]
+
+
+def load_with_adapter(base: str, adapter: str | Path, dtype: torch.dtype, device: torch.device) -> PeftModel:
+    """The unquantized base with the adapter on it.
+
+    Raises ValueError when the adapter was trained on another base: its record names that base's fingerprint.
+    """
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, device_map={"": device})
+    trained_on = read_json(Path(adapter) / ADAPTER_RECORD)["base_fingerprint"]
+    if base_fingerprint(model) != trained_on:
+        name = PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path
+        raise ValueError(
+            f"{shown(adapter)} was trained on another base ({Path(name).name}, fingerprint {trained_on}) than the one given "
+            f"({Path(base).name}, fingerprint {base_fingerprint(model)}); set COOKBOOK_CAUSAL_LM to that base"
+        )
+    return PeftModel.from_pretrained(model, str(adapter))
+
+
+def merge(
+    base: str, adapter: str | Path, target: str | Path, tokenizer, dtype: torch.dtype, device: torch.device
+) -> Path:
+    """Write base + adapter as one checkpoint to `target`: safetensors, tokenizer, chat template, generation config, record.
+
+    The saved chat template closes the think block by itself (`chat.serving_template`), so that a server builds the prompt that
+    the model was trained with. A `target` that holds this very merge is left as it is.
+
+    Raises FileExistsError when `target` holds anything else, and ValueError when adapter and base do not match or a merged weight
+    is not finite.
+    """
+    target, record = Path(target), {"base": Path(base).name, "adapter": fingerprint(Path(adapter)), "dtype": str(dtype)}
+    if target.exists():
+        standing = read_json(target / RECORD) if (target / RECORD).exists() else None
+        if standing == record:
+            return target
+        raise FileExistsError(
+            f"{shown(target)} already holds {f'another merge ({standing})' if standing else 'files that are no merge'}; nothing "
+            f"was written. This merge is {record}: move that folder away, or choose another target"
+        )
+    merged = load_with_adapter(base, adapter, dtype, device).merge_and_unload(safe_merge=True)
+    merged.generation_config.update(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    tokenizer.chat_template = chat.serving_template(tokenizer)
+    with atomic_folder(target) as folder:
+        merged.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        write_json(folder / RECORD, record)
+    return target
+
+
+@torch.inference_mode()
+def prompt_logits(model, prompts: list[list[int]], batch_size: int = 16) -> torch.Tensor:
+    """Logits at every position of every prompt, float32 on the CPU, shape (total positions, vocabulary)."""
+    model.eval()
+    parts = []
+    for start in tqdm(range(0, len(prompts), batch_size), desc="logits", unit="batch", leave=False):
+        rows = prompts[start : start + batch_size]
+        width = max(map(len, rows))
+        ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=model.device)
+        real = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=model.device)
+        logits = model(input_ids=ids, attention_mask=real, use_cache=False).logits
+        parts.append(logits[real.bool()].float().cpu())
+    return torch.cat(parts)
+
+
+def compare_logits(left: torch.Tensor, right: torch.Tensor) -> dict[str, float]:
+    """Maximum and mean absolute difference of two logit tables, and how often both have the same largest logit.
+
+    >>> compare_logits(torch.tensor([[0.0, 1.0]]), torch.tensor([[0.5, 1.0]]))
+    {'max difference': 0.5, 'mean difference': 0.25, 'argmax agreement': 1.0}
+    """
+    difference = (left - right).abs()
+    agreement = (left.argmax(-1) == right.argmax(-1)).float().mean()
+    return {
+        "max difference": difference.max().item(),
+        "mean difference": difference.mean().item(),
+        "argmax agreement": agreement.item(),
+    }
+
+
+def merge_receipt(base: str, adapter: str | Path, merged: str | Path, prompts: list[list[int]], dtype, device) -> dict:
+    """base + adapter against the merged checkpoint read back from disk, computed in `dtype`: `compare_logits` of the two.
+
+    One model is in memory at a time.
+    """
+    two = load_with_adapter(base, adapter, dtype, device)
+    expected = prompt_logits(two, prompts)
+    del two
+    one = AutoModelForCausalLM.from_pretrained(merged, dtype=dtype, device_map={"": device})
+    return {"dtype": str(dtype).removeprefix("torch."), "positions": len(expected)} | compare_logits(
+        expected, prompt_logits(one, prompts)
+    )

@@ -1,0 +1,246 @@
+"""What a run is called and how big it is: profile, device, dtype, threads, seed, versions.
+
+A profile only *names things and sizes*. `full` names the real checkpoints on the Hub, `tiny` names small models of the same
+architectures that `scripts.tiny_models` builds here. No notebook asks which profile is on.
+
+    COOKBOOK_PROFILE=tiny            pick one; unset, it is `full` where CUDA is found and `tiny` elsewhere
+    COOKBOOK_CAUSAL_LM=/path/to/it   replace any field of it by an environment variable of the field's name
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from importlib import metadata
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PREFIX = "COOKBOOK_"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Names and sizes of one run. Every field can be replaced by the environment variable COOKBOOK_<FIELD>.
+
+    Paths may be relative; they are then meant from the project's root.
+    """
+
+    name: str
+    causal_lm: str  # base model of the SFT: Hub id, folder, or a name that tiny_models builds
+    encoder: str  # BERT behind BERTScore: the same three
+    encoder_layers: int  # BERTScore reads this layer's hidden states
+    dtype: str  # of the base model's weights: float32, bfloat16 or float16
+    device: str = "auto"  # auto: cuda where torch finds it, else cpu
+    threads: int = 0  # torch's CPU threads; 0: one for each core this process may use
+    seed: int = 42
+    outputs: str = ""  # what the notebooks write; empty: outputs/<profile>
+    models: str = "models"  # cache of the models that the project builds itself
+    # 02 LoRA SFT
+    epochs: int = 3
+    learning_rate: float = 2e-4
+    train_batch_size: int = 32  # rows per device and step
+    gradient_accumulation_steps: int = 1
+    gradient_checkpointing: bool = False
+    packed: bool = True  # join rows without padding, and run the head on trained positions only
+    load_in_4bit: bool = False  # QLoRA; needs bitsandbytes and a CUDA device
+    article_rows: int = 480  # rows that 02's comparison with the article's recipe trains on
+    # 04 evaluation
+    generation_batch_size: int = 64
+    max_new_tokens: int = 64
+    bertscore_batch_size: int = 32
+    eval_rows: int = 0  # rows asked of each split; 0: all of them
+
+    @property
+    def torch_device(self):
+        """The torch.device this run computes on."""
+        import torch
+
+        if self.device != "auto":
+            return torch.device(self.device)
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    @property
+    def torch_dtype(self):
+        """The torch.dtype of the base model's weights."""
+        import torch
+
+        return getattr(torch, self.dtype)
+
+    def output_dir(self, notebook: str) -> Path:
+        """The folder that `notebook` (such as "02_lora_sft") writes to, created when missing."""
+        folder = ROOT / (self.outputs or f"outputs/{self.name}") / notebook
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    @property
+    def models_dir(self) -> Path:
+        """The folder of the models that the project builds itself."""
+        return ROOT / self.models
+
+
+PROFILES = {
+    "tiny": Profile(
+        name="tiny",
+        causal_lm="tiny-causal-lm",
+        encoder="tiny-bert",
+        encoder_layers=2,
+        dtype="float32",
+        epochs=4,
+        learning_rate=2e-3,
+        packed=False,  # with a vocabulary this small the head costs nothing, and padding costs less than a block mask
+        generation_batch_size=128,
+        max_new_tokens=40,
+    ),
+    "full": Profile(
+        name="full",
+        causal_lm="deepseek-ai/DeepSeek-R1-Distill-Qwen-7B",
+        encoder="bert-base-chinese",
+        encoder_layers=8,
+        dtype="bfloat16",
+    ),
+}
+
+
+def load_profile(environ: Mapping[str, str] = os.environ) -> Profile:
+    """The profile that the environment asks for, with its fields replaced where a COOKBOOK_<FIELD> is set.
+
+    >>> load_profile({"COOKBOOK_PROFILE": "tiny", "COOKBOOK_EPOCHS": "1"}).epochs
+    1
+
+    Raises ValueError for a profile or field that does not exist (the message lists those that do) and for a value that is
+    not of the field's type.
+    """
+    asked = {key[len(PREFIX) :].lower(): value for key, value in environ.items() if key.startswith(PREFIX)}
+    name = asked.pop("profile", "") or _default_name()
+    if name not in PROFILES:
+        raise ValueError(f"{PREFIX}PROFILE={name!r}: no such profile; there are {', '.join(PROFILES)}")
+    profile = PROFILES[name]
+    known = {f.name: type(getattr(profile, f.name)) for f in fields(Profile) if f.name != "name"}
+    for field in asked:
+        if field not in known:
+            names = ", ".join(PREFIX + k.upper() for k in known)
+            raise ValueError(
+                f"{PREFIX}{field.upper()}: a profile has no such field; there are {PREFIX}PROFILE, {names}"
+            )
+    return replace(profile, **{field: _convert(field, value, known[field]) for field, value in asked.items()})
+
+
+def _default_name() -> str:
+    import torch
+
+    return "full" if torch.cuda.is_available() else "tiny"
+
+
+def _convert(field: str, value: str, kind: type):
+    """An environment variable's text as the field's type; the message of a failure names the variable."""
+    try:
+        if kind is bool:
+            return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[value.lower()]
+        return kind(value)
+    except (KeyError, ValueError):
+        right = "1 or 0" if kind is bool else {int: "a whole number", float: "a number"}[kind]
+        raise ValueError(f"{PREFIX}{field.upper()}={value!r}: should be {right}") from None
+
+
+def start(*packages: str) -> Profile:
+    """First cell of every notebook: check `packages` against the pins, fix seeds and threads, say what runs where and why.
+
+    Raises ModuleNotFoundError that names the command to run when a package is missing.
+    """
+    profile = load_profile()
+    _quiet()
+    import torch
+    from transformers import set_seed
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(profile.threads or cores)
+    set_seed(profile.seed)
+    why_profile = f"{PREFIX}PROFILE is set" if os.environ.get(PREFIX + "PROFILE") else _why_device(profile)
+    why_threads = f"{PREFIX}THREADS is set" if profile.threads else "one for each core this process may use"
+    print(f"profile  {profile.name} ({why_profile})")
+    print(f"device   {profile.torch_device} | {profile.dtype} ({_why_device(profile)})")
+    print(f"threads  {torch.get_num_threads()} ({why_threads}); seed {profile.seed}")
+    print(f"machine  {machine()}")
+    print(f"versions Python {platform.python_version()}, {', '.join(_version_notes(packages))}")
+    return profile
+
+
+def _why_device(profile: Profile) -> str:
+    import torch
+
+    if profile.device != "auto":
+        return f"{PREFIX}DEVICE is set"
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA device found"
+
+
+def _quiet() -> None:
+    """Turn off what a reader can't act on: load bars, map bars, and libraries' notes on their own plans."""
+    import datasets
+    import transformers
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    for name in ("trl", "peft", "accelerate", "torch.distributed.elastic"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=FutureWarning)
+
+
+def pins() -> dict[str, str]:
+    """Package -> version, as requirements.txt pins them."""
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    pairs = (line.split("#")[0].strip().split("==") for line in lines if "==" in line.split("#")[0])
+    return {name.strip().lower(): version.strip() for name, version in pairs}
+
+
+def _version_notes(packages: tuple[str, ...]) -> list[str]:
+    """`name version` for each package, with the pin beside it where they differ."""
+    pinned, notes = pins(), []
+    for name in packages:
+        try:
+            version = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            raise ModuleNotFoundError(
+                f"{name} is not installed in this kernel. `make run` installs requirements.txt into .venv; pick that kernel"
+            ) from None
+        pin = pinned.get(name.lower())
+        same = pin is None or version.split("+")[0] == pin
+        notes.append(f"{name} {version}" + ("" if same else f" (requirements.txt pins {pin})"))
+    return notes
+
+
+def machine() -> str:
+    """This machine in words, without its name: cores, memory, GPU."""
+    import psutil
+    import torch
+
+    memory = psutil.virtual_memory().total / 2**30
+    gpu = f", {torch.cuda.device_count()} x {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {memory:.0f} GiB{gpu}"
+
+
+def peak_memory_gib() -> float:
+    """Peak memory of this process in GiB: the GPU's where there is one, else the process's resident set."""
+    import resource
+
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux, bytes on macOS
+    return peak / 2**30 if platform.system() == "Darwin" else peak / 2**20
+
+
+def shown(path: str | Path) -> str:
+    """`path` for printing: relative to the project, so that no output holds a machine's folders.
+
+    >>> shown(ROOT / "outputs" / "tiny")
+    'outputs/tiny'
+    """
+    path = Path(path).resolve()
+    return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else f".../{path.name}"

@@ -1,0 +1,397 @@
+"""`make run`: execute the notebooks in order, keep an executed copy and a page of each, end with a table.
+
+    python -m scripts.runner              all of them; after a failure, from the notebook that failed
+    python -m scripts.runner --nb 02      this one alone
+    python -m scripts.runner --refresh    take the executed copies into notebooks/
+
+outputs/<profile>/executed/ receives NN_*.ipynb, NN_*.html and run.json. The last holds, for each finished notebook,
+the fingerprint of all it was made from (cells, scripts/, data/, requirements.txt, profile), its time, its peak memory
+and its key figures: the flat JSON object {"name": number or text} that a notebook writes to key_figures.json in its
+output folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import re
+import shutil
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import nbformat
+import psutil
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, DeadKernelError
+from nbconvert import HTMLExporter
+
+from scripts.artifacts import atomic_path, fingerprint, read_json, write_json
+from scripts.profiles import ROOT, Profile, load_profile, shown
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+REMOTE_SCRIPT = re.compile(r"<script[^>]*\ssrc=\"https?://[^>]*>\s*</script>")
+
+
+class RunError(Exception):
+    """What a reader can put right; the message says how."""
+
+
+class CellFailed(RunError):
+    """A cell raised, or took the kernel with it; the message names notebook, cell and error."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """One executed notebook: what it was made from and what it took."""
+
+    name: str  # such as 02_lora_sft
+    fingerprint: str
+    seconds: float
+    peak_gib: float  # the largest resident memory of kernel and child processes together, sampled; a GPU's is not in it
+    figures: dict = field(default_factory=dict)
+
+
+# --- which notebooks
+
+
+def find_notebooks(folder: Path) -> list[Path]:
+    """The numbered notebooks of `folder` in their order. Raises RunError when there is none."""
+    notebooks = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+    if not notebooks:
+        raise RunError(f"{folder.name}/ has no notebook with a name like 01_topic.ipynb")
+    return notebooks
+
+
+def choose(notebooks: list[Path], wanted: str) -> Path:
+    """The notebook meant by "2", "02", "02_lora_sft" or a path that ends so. Raises RunError that lists what exists."""
+    stem = Path(wanted).stem
+    for notebook in notebooks:
+        if notebook.stem == stem or notebook.stem[:2] == stem.zfill(2):
+            return notebook
+    raise RunError(f"no notebook {wanted!r}; there are {', '.join(notebook.stem for notebook in notebooks)}")
+
+
+def read_notebook(path: Path) -> nbformat.NotebookNode:
+    """The notebook at `path`, valid. Raises RunError that names it otherwise."""
+    try:
+        notebook = nbformat.read(path, as_version=4)
+        nbformat.validate(notebook)
+    except (ValueError, AttributeError, nbformat.ValidationError) as error:
+        raise RunError(f"{path.name} is not a valid notebook: {str(error).splitlines()[0]}") from None
+    return notebook
+
+
+def fingerprints(notebooks: list[Path], root: Path, profile: Profile) -> dict[str, str]:
+    """Notebook name -> fingerprint of all that its outputs depend on; outputs in the notebook file don't count."""
+    shared = fingerprint(
+        profile, *sorted((root / "scripts").glob("*.py")), root / "data", *root.glob("requirements.txt")
+    )
+    return {
+        path.stem: fingerprint(shared, [[cell.cell_type, cell.source] for cell in read_notebook(path).cells])
+        for path in notebooks
+    }
+
+
+def first_to_run(names: list[str], prints: dict[str, str], finished: list[Finished]) -> int:
+    """Position of the first notebook that is not finished as it stands now; all later ones follow from it.
+
+    0 when every one is finished: then there is nothing to go on with, and a run is a full one.
+    """
+    done = {record.name: record.fingerprint for record in finished}
+    return next((i for i, name in enumerate(names) if done.get(name) != prints[name]), 0)
+
+
+# --- one notebook
+
+
+def code_cells(notebook: nbformat.NotebookNode) -> dict[int, int]:
+    """Position in the notebook -> number that Jupyter shows as In [number], for the cells that hold code."""
+    filled = [i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code" and cell.source.strip()]
+    return {position: number for number, position in enumerate(filled, 1)}
+
+
+def children_gib() -> float:
+    """Resident memory in GiB of this process's descendants: the kernel and what it started.
+
+    Pages that processes share are counted in each of them.
+    """
+    total_bytes = 0
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # ended between the two calls
+            total_bytes += process.memory_info().rss
+    return total_bytes / 2**30
+
+
+def kill_children() -> None:
+    """End the kernel and what it started."""
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+
+
+def execute(notebook: nbformat.NotebookNode, folder: Path, show: Callable[[int, int], None]) -> float:
+    """Execute the cells in place and return the peak memory in GiB.
+
+    The kernel is a fresh one of this Python and stands in `folder`. The client works in a thread, so that this one can
+    measure, call `show(cell, cells)` five times a second, and see Ctrl-C.
+    Raises CellFailed. The notebook then holds all outputs up to the failure.
+    """
+    numbers, current, peak_gib = code_cells(notebook), 0, 0.0
+
+    def note(cell, cell_index):
+        nonlocal current
+        current = cell_index
+
+    client = NotebookClient(
+        notebook,
+        kernel_name="python3",
+        timeout=None,
+        coalesce_streams=True,
+        record_timing=False,
+        extra_arguments=["--log-level=ERROR"],  # else the kernel's notes on its sockets break the line of progress
+        on_cell_execute=note,
+        resources={"metadata": {"path": str(folder)}},
+    )
+    with ThreadPoolExecutor(1) as pool:
+        work = pool.submit(client.execute)
+        try:
+            while not wait([work], timeout=0.2).done:
+                peak_gib = max(peak_gib, children_gib())
+                show(numbers.get(current, 0), len(numbers))
+        except KeyboardInterrupt:
+            kill_children()
+            raise
+    try:
+        work.result()
+    except CellExecutionError as error:
+        raise CellFailed(failure(notebook, numbers, current, f"{error.ename}: {error.evalue}")) from None
+    except DeadKernelError:
+        why = f"the kernel died (it held {peak_gib:.2f} GiB; a system that runs out of memory ends it so)"
+        raise CellFailed(failure(notebook, numbers, current, why)) from None
+    return peak_gib
+
+
+def failure(notebook, numbers: dict[int, int], position: int, error: str) -> str:
+    """Cell, its first line and the error, as the terminal shows them."""
+    first_line = notebook.cells[position].source.strip().splitlines()[0]
+    return f"cell {numbers[position]} of {len(numbers)} failed\n    {first_line}\n{textwrap.indent(error, '    ')}"
+
+
+def tidy(notebook: nbformat.NotebookNode) -> None:
+    """Remove in place what progress bars and timing leave behind: empty streams, dead widgets, timestamps."""
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if not _debris(output)]
+
+
+def _debris(output) -> bool:
+    if output.output_type == "stream":
+        return not output.text.strip()
+    return WIDGET in output.get("data", {})
+
+
+def page(notebook: nbformat.NotebookNode, name: str, folder: Path) -> str:
+    """The notebook as one HTML text, images inside, that opens without a network: remote scripts are left out.
+
+    They would draw TeX formulas and widgets; without them a formula shows its source.
+    """
+    exporter = HTMLExporter(template_name="lab", embed_images=True)
+    html, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": name, "path": str(folder)}})
+    return REMOTE_SCRIPT.sub("", html)
+
+
+def write_copy(notebook: nbformat.NotebookNode, path: Path, folder: Path) -> None:
+    """The executed copy at `path` and its page beside it; `folder` is where the notebook's relative links start."""
+    tidy(notebook)
+    with atomic_path(path) as temporary:
+        nbformat.write(notebook, temporary)
+    with atomic_path(path.with_suffix(".html")) as temporary:
+        temporary.write_text(page(notebook, path.stem, folder), encoding="utf-8")
+
+
+def read_figures(path: Path) -> dict:
+    """A notebook's key figures; {} when it wrote none.
+
+    Raises RunError that names file and key for anything but a flat object of numbers and text.
+    """
+    if not path.exists():
+        return {}
+    figures = read_json(path)
+    if not isinstance(figures, dict):
+        raise RunError(f'{shown(path)} holds a {type(figures).__name__}; {{"name": number or text}} is right')
+    for name, value in figures.items():
+        if not isinstance(value, int | float | str):
+            raise RunError(f"{shown(path)}: {name!r} is a {type(value).__name__}; a number or text is right")
+    return figures
+
+
+# --- what the terminal shows
+
+
+def clock(seconds: float) -> str:
+    """
+    >>> clock(62.4), clock(3723)
+    ('1:02', '1:02:03')
+    """
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+class Line:
+    """A notebook's line of progress: redrawn in a terminal, written once (name first, rest at the end) in a log."""
+
+    def __init__(self, name: str):
+        self.name, self.start, self.live = name, time.perf_counter(), sys.stdout.isatty()
+        self._write(f"{name:<26}")
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.start
+
+    def show(self, cell: int, cells: int) -> None:
+        if self.live:
+            self._redraw(f"cell {cell:>3} of {cells:<3}  {clock(self.seconds):>7}")
+
+    def end(self, text: str) -> None:
+        self._redraw(f"{text}\n") if self.live else self._write(f"{text}\n")
+
+    def _redraw(self, text: str) -> None:
+        self._write(f"\r\x1b[2K{self.name:<26}{text}")
+
+    def _write(self, text: str) -> None:
+        print(text, end="", flush=True)
+
+
+def figure(value) -> str:
+    """
+    >>> figure(0.99812), figure(51300.4), figure(5130), figure("4 of 5")
+    ('0.9981', '51300', '5130', '4 of 5')
+    """
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.0f}" if 1e4 < abs(value) < 1e12 else f"{value:.4g}"
+
+
+def table(finished: list[Finished]) -> str:
+    """Notebook, time, peak memory and key figures, a row each; long figures go on in the next line."""
+    lines = [f"{'notebook':<26}{'time':>8}{'peak memory':>14}   key figures"]
+    for record in finished:
+        text = ", ".join(f"{name} {figure(value)}" for name, value in record.figures.items()) or "-"
+        left = f"{record.name:<26}{clock(record.seconds):>8}{f'{record.peak_gib:.2f} GiB':>14}   "
+        lines += textwrap.wrap(
+            text, 120, initial_indent=left, subsequent_indent=" " * len(left), break_on_hyphens=False
+        )
+    seconds, peak_gib = sum(record.seconds for record in finished), max(record.peak_gib for record in finished)
+    return "\n".join([*lines, f"{'all':<26}{clock(seconds):>8}{f'{peak_gib:.2f} GiB':>14}"])
+
+
+# --- the run
+
+
+def load_finished(path: Path) -> list[Finished]:
+    """The notebooks that earlier runs finished, as run.json has them."""
+    return [Finished(**record) for record in read_json(path)] if path.exists() else []
+
+
+def save_finished(path: Path, finished: list[Finished]) -> None:
+    write_json(path, [asdict(record) for record in finished])
+
+
+def run_one(path: Path, print_: str, profile: Profile, executed: Path) -> Finished:
+    """Execute one notebook, write its copy and page, return its record. Raises CellFailed with the notebook's name."""
+    notebook, line = read_notebook(path), Line(path.stem)
+    figures, failed = profile.output_dir(path.stem) / "key_figures.json", executed / f"{path.stem}.failed.ipynb"
+    figures.unlink(missing_ok=True)  # an earlier run's figures must not pass for this one's
+    try:
+        peak_gib = execute(notebook, path.parent, line.show)
+    except CellFailed as error:
+        line.end("failed")
+        write_copy(notebook, failed, path.parent)
+        raise CellFailed(f"{path.name}, {error}\nAs far as it came, with the traceback: {shown(failed)}") from None
+    seconds = line.seconds
+    line.end(f"{len(code_cells(notebook)):>3} cells     {clock(seconds):>7}  {peak_gib:.2f} GiB")
+    write_copy(notebook, executed / path.name, path.parent)
+    for leftover in (failed, failed.with_suffix(".html")):
+        leftover.unlink(missing_ok=True)
+    return Finished(path.stem, print_, seconds, peak_gib, read_figures(figures))
+
+
+def run(root: Path, profile: Profile, nb: str | None = None) -> None:
+    """Execute the notebooks of `root`/notebooks, or the one called `nb`, and print the table.
+
+    After a run that stopped early, the notebooks it finished are kept, as long as nothing they were made from has
+    changed. After one that came to its end, all are executed again; they resume their own long work.
+    """
+    notebooks, executed = find_notebooks(root / "notebooks"), profile.output_dir("executed")
+    names, prints = [path.stem for path in notebooks], fingerprints(notebooks, root, profile)
+    state = executed / "run.json"
+    kept = load_finished(state)
+    first = first_to_run(names, prints, kept) if nb is None else notebooks.index(choose(notebooks, nb))
+    chosen = notebooks[first:] if nb is None else [notebooks[first]]
+    if nb is None and first:
+        print(f"{', '.join(names[:first])}: done before, and unchanged since. Going on from {names[first]}.")
+    # What comes after a notebook was made from its outputs: once it runs again, they are no longer finished.
+    finished = [record for record in kept if record.name in names[:first]]
+    save_finished(state, finished)
+    for path in chosen:
+        finished.append(run_one(path, prints[path.stem], profile, executed))
+        save_finished(state, finished)
+    print(f"\n{table(finished if nb is None else finished[-1:])}")
+    print(f"\nExecuted copies and their pages: {shown(executed)}/")
+
+
+def refresh(root: Path, profile: Profile) -> None:
+    """Copy the executed notebooks over those of `root`/notebooks.
+
+    Raises RunError, and copies none, unless each was executed exactly as it stands now.
+    """
+    notebooks, executed = find_notebooks(root / "notebooks"), profile.output_dir("executed")
+    prints = fingerprints(notebooks, root, profile)
+    done = {record.name: record.fingerprint for record in load_finished(executed / "run.json")}
+    stale = [path.stem for path in notebooks if done.get(path.stem) != prints[path.stem]]
+    if stale:
+        raise RunError(f"not executed as they stand now: {', '.join(stale)}. `make run` first")
+    for path in notebooks:
+        with atomic_path(path) as temporary:
+            shutil.copyfile(executed / path.name, temporary)
+        print(f"notebooks/{path.name}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; 0 when all went well, 1 after a failure, 130 after Ctrl-C."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.runner", description=__doc__.splitlines()[0])
+    action = parser.add_mutually_exclusive_group()
+    action.add_argument("--nb", help="run one notebook: 2, 02 or 02_lora_sft")
+    action.add_argument("--refresh", action="store_true", help="take the executed copies into notebooks/")
+    options = parser.parse_args(arguments)
+    try:
+        profile = load_profile()
+    except ValueError as error:  # an environment variable that names no profile or field
+        print(error, file=sys.stderr)
+        return 1
+    try:
+        if options.refresh:
+            refresh(ROOT, profile)
+        else:
+            run(ROOT, profile, options.nb)
+    except RunError as error:
+        print(f"\n{error}", file=sys.stderr)
+        if isinstance(error, CellFailed):
+            print("`make run` goes on from this notebook.", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nStopped. `make run` goes on from this notebook.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,332 @@
+"""Small models of the real architectures, built here in about a minute, so that every notebook runs without the Hub.
+
+`tiny-causal-lm` is a Qwen2 with DeepSeek-R1-Distill's special tokens and chat template; `tiny-bert` is a BERT. Both have a
+character-level tokenizer with byte fallback and are pretrained on question-answer rows about *made-up* characters: the language
+of the notebooks, none of the facts they teach. A real base model comes from the Hub in the same way: by name, to a cache.
+
+What the tiny models can't show: anything that needs knowledge of the world or of more than this corner of Chinese.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import time
+from dataclasses import asdict, dataclass, replace
+
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
+from tqdm.auto import tqdm
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    DataCollatorForLanguageModeling,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    set_seed,
+)
+from trl.chat_template_utils import deepseek_r1_distill_chat_template
+
+from scripts import chat
+from scripts.artifacts import atomic_folder, fingerprint, read_json, write_json
+from scripts.collator import CompletionCollator
+from scripts.profiles import ROOT, load_profile, shown
+
+BOS, EOS, USER, ASSISTANT = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Sizes of one tiny model and of its pretraining; a change of any of them rebuilds it."""
+
+    hidden: int = 128
+    intermediate: int = 352
+    layers: int = 4
+    characters: int = 300  # made-up ones
+    rows_per_character: int = 30
+    epochs: int = 3
+    batch_size: int = 32
+    learning_rate: float = 2e-3
+    seed: int = 0
+
+
+CAUSAL_LM = Recipe()
+BERT = replace(CAUSAL_LM, layers=2, epochs=1)
+
+
+# --- text: made-up characters, asked about in the language of the notebooks ------------------------------------------------
+
+# Question forms are drawn from this grammar: opening + subject + core + ending. They share words, not sentences, with
+# data/genshin/templates.json. {v} in an answer is the made-up value.
+OPENINGS = (
+    "",
+    "",
+    "",
+    "请问，",
+    "你好，",
+    "问一下，",
+    "想打听一下，",
+    "麻烦说说，",
+    "有人问，",
+    "不好意思，",
+    "请教，",
+    "我想了解，",
+)
+SUBJECTS = "{n}", "{n}", "{n}{h}", "{n}{h}，{p}", "关于{n}，{p}", "{n}，{p}"
+ENDINGS = "", "？", "？", "？", "呢？", "呀？", "啊", "啊？"
+CORES = {
+    "性别": (
+        "{n}是{v}",
+        "的性别 是什么性别 是男是女 是男性还是女性 是男的还是女的 是男生还是女生 是男孩还是女孩 是小伙子还是姑娘 "
+        "算男还是算女 性别为何 的性别是哪一种 的性别填什么 属于男性还是女性 该称先生还是女士 是先生还是女士 "
+        "性别一栏怎么填 究竟是男还是女 到底是男是女",
+    ),
+    "国籍": (
+        "{n}来自{v}",
+        "来自哪里 是哪国人 是哪国的 是哪个国家的 是哪个国家的人 来自哪个国家 来自哪一国 来自什么国家 从哪个国家来 "
+        "从哪里来 打哪国来 的国籍 的国籍是什么 的国籍是哪里 国籍写的是什么 属于哪个国家 属于哪一国 算哪国人 "
+        "来自哪片国土 来自何方 在大陆上是哪国人",
+    ),
+    "元素力": (
+        "{v}",
+        "的元素 的元素是什么 是什么元素 啥元素 属于什么元素 属于哪个元素 属于哪一系元素 是哪一系元素的角色 "
+        "的元素力 的元素力是什么 的元素力属于哪一类 的元素力是哪一种 擅长什么元素 擅长哪种元素力 靠什么元素战斗 "
+        "出手时是什么元素 能操纵什么元素 能调动哪种元素力 带的是什么元素 对应哪个元素 的元素类型 的元素类型是什么 "
+        "元素一栏写着什么",
+    ),
+    "使用": (
+        "{n}使用{v}",
+        "使用什么元素 使用哪种元素 使用哪一种元素力 使用的是什么元素 会使用哪种元素力 平时使用的元素是什么",
+    ),
+    "掌控": (
+        "{n}掌控{v}",
+        "掌控什么元素 掌控哪种元素 掌控着哪种元素力 掌控的是什么元素 能掌控哪一种元素 掌控的元素是哪种",
+    ),
+    "身份": (
+        "{n}是{v}",
+        "的身份 的身份是什么 是什么身份 有什么身份 是何身份 究竟是什么身份 是做什么的 是干什么的 是干哪一行的 "
+        "做的是哪一行 做什么工作 的工作是什么 负责什么工作 平日里做什么 的职业 的职业是什么 是什么职业 "
+        "的职务是什么 有什么职务 担任什么职务 担任什么职位 从事什么职业 从事什么行当 身份一栏写了什么 是什么人",
+    ),
+    "性格特征": (
+        "{n}，{v}",
+        "的性格 的性格是什么 是什么性格 的性格怎么样 的性格如何 的性格是怎样的 是怎样性格的人 是个什么性格的人 "
+        "是哪种性格 的性情 的性情如何 的性情怎样 是啥性格 是什么脾性 的脾性怎么样 的为人 的为人如何 的为人怎么样 "
+        "的性格特征 的性格特征是什么 性格给人什么印象 给人什么印象 的性格怎么形容 的性格怎么描述 的性格怎么概括",
+    ),
+    "特点": (
+        "{v}",
+        "的性格特点 的性格特点是什么 的性格有什么特点 的性格有何特点 性格上有哪些特点 性格方面有什么特点 "
+        "的性格特点有哪些 性格特点有啥",
+    ),
+}
+ATTRIBUTE_OF = {"使用": "元素力", "掌控": "元素力", "特点": "性格特征"}
+
+
+def project_characters() -> list[str]:
+    """Every character that stands in the project's data files, sorted: the tokenizer's alphabet."""
+    text = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "data").rglob("*.json")))
+    grammar = "".join(OPENINGS + SUBJECTS + ENDINGS) + "".join(a + b for a, b in CORES.values())
+    ascii_text = "".join(chr(code) for code in range(32, 127))
+    return sorted(set(text + grammar + ascii_text + "\n") - set("\r\t"))
+
+
+def made_up_characters(count: int, rng: random.Random) -> dict[str, dict[str, str]]:
+    """Characters that no data file knows: name -> attribute -> value, put together from pieces of real words.
+
+    Names, nations and elements are drawn character by character, identity and personality from two-character pieces, so that
+    each character of the alphabet is learned and no real (name, value) pair can stand in the text: a name of the data is left out.
+    """
+    real = json.loads((ROOT / "data/genshin/characters.json").read_text(encoding="utf-8"))
+    values = {key: sorted({record[key] for record in real.values()}) for key in next(iter(real.values()))}
+    alphabet = sorted({c for name in real for c in name} | {c for v in values["国籍"] for c in v})
+    nations = _words(alphabet, 8, (2, 2, 2, 3, 4), rng, taken=values["国籍"])
+    elements = [c + "元素" for c in rng.sample([c for c in alphabet if c + "元素" not in values["元素力"]], 8)]
+    names = _words(alphabet, count, (2, 2, 3, 3, 4), rng, taken=[*real, *nations])
+    pieces = {key: [v[i : i + 2] for v in values[key] for i in range(0, len(v), 2)] for key in ("身份", "性格特征")}
+    return {
+        name: {
+            "性别": rng.choice(["男性", "女性"]),
+            "国籍": rng.choice(nations),
+            "元素力": rng.choice(elements),
+            **{key: "".join(rng.sample(parts, rng.randint(3, 5))) for key, parts in pieces.items()},
+        }
+        for name in names
+    }
+
+
+def _words(alphabet: list[str], count: int, lengths: tuple[int, ...], rng: random.Random, taken) -> list[str]:
+    """`count` distinct random words over `alphabet`, none of them in `taken`."""
+    words: dict[str, None] = {}
+    while len(words) < count:
+        word = "".join(rng.sample(alphabet, rng.choice(lengths)))
+        if word not in taken:
+            words[word] = None
+    return list(words)
+
+
+def pretraining_rows(recipe: Recipe) -> list[list[dict]]:
+    """Chat rows about made-up characters: what both tiny models are pretrained on."""
+    rng = random.Random(recipe.seed)
+    people = made_up_characters(recipe.characters, rng)
+    forms = [(kind, core) for kind, (_, cores) in CORES.items() for core in cores.split()]
+    rows = []
+    for name, record in people.items():
+        for kind, core in rng.choices(forms, k=recipe.rows_per_character):
+            man = record["性别"] == "男性"
+            words = {"n": name, "h": "先生" if man else "女士", "p": "他" if man else "她"}
+            question = (rng.choice(OPENINGS) + rng.choice(SUBJECTS) + core + rng.choice(ENDINGS)).format(**words)
+            answer = CORES[kind][0].format(n=name, v=record[ATTRIBUTE_OF.get(kind, kind)])
+            rows.append([{"role": "user", "content": question}, {"role": "assistant", "content": answer}])
+    rng.shuffle(rows)
+    return rows
+
+
+# --- tokenizers -------------------------------------------------------------------------------------------------------------
+
+
+def _character_tokenizer(first: list[str], **special) -> PreTrainedTokenizerFast:
+    """One token a character of the project, one a byte for anything else; `first` are the special tokens' texts."""
+    tokens = [*first, *(f"<0x{byte:02X}>" for byte in range(256)), *project_characters()]
+    model = models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=[], byte_fallback=True)
+    backend = Tokenizer(model)
+    backend.normalizer = normalizers.NFC()
+    backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    backend.add_special_tokens([AddedToken(token, special=True) for token in special.values()])
+    backend.add_tokens([AddedToken(token, normalized=False) for token in first if token not in special.values()])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **special)
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """The causal LM's tokenizer: DeepSeek-R1-Distill's special tokens and chat template, pad == eos as there.
+
+    The template is the one that trl ships, so it moves with the real one. `<think>` and the role markers are not "special" (they
+    are not so in the real tokenizer either): decoding keeps them.
+    """
+    first = [EOS, USER, ASSISTANT, BOS, chat.THINK_OPEN, chat.THINK_CLOSE]
+    tokenizer = _character_tokenizer(first, bos_token=BOS, eos_token=EOS, pad_token=EOS)
+    tokenizer.chat_template = deepseek_r1_distill_chat_template
+    tokenizer.model_max_length = 512
+    tokenizer.padding_side = "left"
+    return tokenizer
+
+
+def build_bert_tokenizer() -> PreTrainedTokenizerFast:
+    """BERT's tokenizer over the same characters: [CLS] text [SEP]."""
+    special = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
+    tokenizer = _character_tokenizer(list(special.values()), **special)
+    backend = tokenizer.backend_tokenizer
+    ends = [(token, tokenizer.convert_tokens_to_ids(token)) for token in ("[CLS]", "[SEP]")]
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends
+    )
+    tokenizer.model_max_length = 512
+    return tokenizer
+
+
+# --- training ---------------------------------------------------------------------------------------------------------------
+
+
+def build_causal_lm(recipe: Recipe = CAUSAL_LM) -> tuple[Qwen2ForCausalLM, PreTrainedTokenizerFast]:
+    """A Qwen2 pretrained on made-up characters: it knows how such questions are asked and answered, and nobody real."""
+    tokenizer = build_tokenizer()
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=recipe.hidden,
+        intermediate_size=recipe.intermediate,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        tie_word_embeddings=False,
+    )
+    set_seed(recipe.seed)
+    model = Qwen2ForCausalLM(config)
+    rows = [chat.encode(tokenizer, row) for row in pretraining_rows(recipe)]
+    _train(model, rows, CompletionCollator(tokenizer), recipe, "building tiny-causal-lm")
+    return model, tokenizer
+
+
+def build_bert(recipe: Recipe = BERT) -> tuple[BertForMaskedLM, PreTrainedTokenizerFast]:
+    """A BERT encoder pretrained by masked language modelling on the same rows' questions and answers."""
+    tokenizer = build_bert_tokenizer()
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=recipe.hidden,
+        intermediate_size=recipe.intermediate,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=4,
+        max_position_embeddings=512,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    set_seed(recipe.seed)
+    model = BertForMaskedLM(config)
+    texts = [message["content"] for row in pretraining_rows(recipe) for message in row]
+    rows = [{"input_ids": tokenizer(text)["input_ids"]} for text in texts]
+    collate = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15, seed=recipe.seed)
+    _train(model, rows, collate, recipe, "building tiny-bert")
+    return model, tokenizer
+
+
+def _train(model, rows: list[dict], collate, recipe: Recipe, label: str) -> None:
+    """AdamW with warm-up and decay, in float32 on the CPU: the same seed gives the same weights on one machine."""
+    order = random.Random(recipe.seed)
+    batches = [batch for _ in range(recipe.epochs) for batch in _batches(rows, recipe.batch_size, order)]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, len(batches), pct_start=0.1)
+    model.train()
+    for batch in tqdm(batches, desc=label, unit="step", leave=False):
+        model(**collate(batch)).loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+    model.eval()
+
+
+def _batches(rows: list[dict], size: int, order: random.Random, window: int = 16) -> list[list[dict]]:
+    """All rows once in random batches of similar length, so that little is padding: shuffle, sort within windows, shuffle."""
+    shuffled = order.sample(rows, len(rows))
+    by_length = [
+        row
+        for start in range(0, len(rows), size * window)
+        for row in sorted(shuffled[start : start + size * window], key=lambda row: len(row["input_ids"]))
+    ]
+    batches = [by_length[start : start + size] for start in range(0, len(rows), size)]
+    return order.sample(batches, len(batches))
+
+
+# --- the cache --------------------------------------------------------------------------------------------------------------
+
+BUILDERS = {"tiny-causal-lm": (build_causal_lm, CAUSAL_LM), "tiny-bert": (build_bert, BERT)}
+
+
+def checkpoint(name: str) -> str:
+    """Where `from_pretrained` finds the model called `name`; a tiny model that is missing or out of date is built first.
+
+    Anything that is not a tiny model's name, a Hub id or a folder, comes back as it is. A built model is kept in `models/` and
+    rebuilt when its recipe, its text or its alphabet changes.
+    """
+    if name not in BUILDERS:
+        return name
+    build, recipe = BUILDERS[name]
+    folder = load_profile().models_dir / name
+    made_of = fingerprint(recipe, pretraining_rows(recipe), project_characters(), deepseek_r1_distill_chat_template)
+    if not (folder / "recipe.json").exists() or read_json(folder / "recipe.json")["fingerprint"] != made_of:
+        started = time.monotonic()
+        model, tokenizer = build(recipe)
+        with atomic_folder(folder) as temporary:
+            model.save_pretrained(temporary)
+            tokenizer.save_pretrained(temporary)
+            write_json(temporary / "recipe.json", {"fingerprint": made_of, **asdict(recipe)})
+        print(f"built {shown(folder)} in {time.monotonic() - started:.0f} s: {model.num_parameters():,} parameters")
+    return str(folder)
+
+
+if __name__ == "__main__":
+    for model_name in BUILDERS:
+        print(model_name, "is in", shown(checkpoint(model_name)))

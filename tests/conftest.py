@@ -1,0 +1,17 @@
+"""What all tests share: the tiny profile whatever the shell says, few threads, and one tokenizer."""
+
+import os
+
+import pytest
+
+for _name in [name for name in os.environ if name.startswith("COOKBOOK_")]:
+    del os.environ[_name]
+os.environ["COOKBOOK_PROFILE"] = "tiny"
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """DeepSeek's special tokens and chat template over the project's characters."""
+    from scripts.tiny_models import build_tokenizer
+
+    return build_tokenizer()

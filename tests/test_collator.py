@@ -1,0 +1,538 @@
+"""Which tokens carry loss: hand-computed rows, a slow oracle, trl's collators, and the loss a model computes."""
+
+import json
+import random
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from scripts.collator import (
+    CUT_OFF,
+    FATES,
+    NO_INSTRUCTION,
+    NO_RESPONSE,
+    NOTHING_AFTER,
+    NOTHING_MARKED,
+    REPEATED,
+    TRAINED,
+    CompletionCollator,
+    completion_labels,
+)
+
+X = -100
+PAD, EOS = 0, 1
+USER, ASSISTANT = [10, 11], [20, 21]
+TRL_LABELS = Path(__file__).parent / "data" / "trl019_collator_labels.json"
+
+
+def number_tokenizer(pad_id=PAD, padding_side="right"):
+    """A tokenizer whose token i is the word "t<i>", so that ids can be written by hand."""
+    words = Tokenizer(models.WordLevel({f"t{i}": i for i in range(64)}, unk_token="t63"))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token=f"t{pad_id}", eos_token=f"t{EOS}", padding_side=padding_side
+    )
+
+
+def write_trl_labels():
+    """Fill the fixture with the labels trl 0.19 gives to its rows. That trl needs an environment of its own:
+
+    pip install trl==0.19.1 "transformers<5" torch pytest && PYTHONPATH=. python tests/test_collator.py
+    """
+    import trl
+
+    fixture = json.loads(TRL_LABELS.read_text(encoding="utf-8"))
+    for case in fixture["cases"]:
+        tokenizer = number_tokenizer(case["pad_id"], case["padding_side"])
+        collator = trl.DataCollatorForCompletionOnlyLM(case["response"], case["instruction"], tokenizer=tokenizer)
+        case["labels"] = collator([{"input_ids": row} for row in case["rows"]])["labels"].tolist()
+    cases = ",\n".join(f"  {json.dumps(case)}" for case in fixture["cases"])
+    head = f'{{\n "trl": {json.dumps(trl.__version__)},\n "source": {json.dumps(fixture["source"])},\n'
+    TRL_LABELS.write_text(f'{head} "cases": [\n{cases}\n ]\n}}\n', encoding="utf-8")
+
+
+# ----- rows by hand
+
+ONE_TURN = [*USER, 30, 31, *ASSISTANT, 40, EOS]
+
+
+@pytest.mark.parametrize(
+    ("row", "instruction_marker", "labels", "fate"),
+    [
+        (ONE_TURN, None, [X, X, X, X, X, X, 40, EOS], TRAINED),
+        (ONE_TURN, USER, [X, X, X, X, X, X, 40, EOS], TRAINED),
+        # The end-of-sequence token alone is an answer: the model learns to stop at once.
+        ([*USER, *ASSISTANT, EOS], None, [X, X, X, X, EOS], TRAINED),
+        # Every answer of a conversation, each with its end token; the user's turns carry none.
+        (
+            [*USER, 30, *ASSISTANT, 40, EOS, *USER, 31, *ASSISTANT, 41, EOS],
+            USER,
+            [X, X, X, X, X, 40, EOS, X, X, X, X, X, 41, EOS],
+            TRAINED,
+        ),
+        # The same without an instruction marker: the last answer only, and the fate says that there was another.
+        (
+            [*USER, 30, *ASSISTANT, 40, EOS, *USER, 31, *ASSISTANT, 41, EOS],
+            None,
+            [X, X, X, X, X, X, X, X, X, X, X, X, 41, EOS],
+            REPEATED,
+        ),
+        # A conversation that ends with the user's turn.
+        ([*USER, 30, *ASSISTANT, 40, *USER, 31], USER, [X, X, X, X, X, 40, X, X, X], TRAINED),
+        ([*USER, 30, 31], None, [X, X, X, X], NO_RESPONSE),
+        ([], None, [], NO_RESPONSE),
+        ([30, *ASSISTANT, 40], USER, [X, X, X, X], NO_INSTRUCTION),
+        ([*USER, 30, 20], None, [X, X, X, X], CUT_OFF),
+        ([21, 40, EOS], None, [X, X, X], CUT_OFF),
+        ([*USER, 30, *ASSISTANT], None, [X, X, X, X, X], NOTHING_AFTER),
+        ([*USER, 30, *ASSISTANT], USER, [X, X, X, X, X], NOTHING_AFTER),
+        # The first id of a marker is not the marker.
+        ([*USER, 20, *ASSISTANT, 20, 40], None, [X, X, X, X, X, 20, 40], TRAINED),
+        # The user typed a response marker: what the user wrote after it is not trained.
+        ([*USER, 30, *ASSISTANT, 31, *ASSISTANT, 40], USER, [X, X, X, X, X, X, X, X, 40], REPEATED),
+        # The answer holds one: only its end is surely answer.
+        ([*USER, 30, *ASSISTANT, 40, *ASSISTANT, 41], USER, [X, X, X, X, X, X, X, X, 41], REPEATED),
+        # The user typed an instruction marker: the answer is still the answer.
+        ([*USER, 30, *USER, 31, *ASSISTANT, 40], USER, [X, X, X, X, X, X, X, X, 40], TRAINED),
+    ],
+)
+def test_labels_and_fate_by_hand(row, instruction_marker, labels, fate):
+    assert completion_labels(row, ASSISTANT, instruction_marker) == (labels, fate)
+
+
+@pytest.mark.parametrize("markers", [([], None), (ASSISTANT, []), ("t20", None)])
+def test_a_marker_that_is_no_list_of_ids_is_refused(markers):
+    with pytest.raises(ValueError, match="it must be a list of at least one token id"):
+        completion_labels(ONE_TURN, *markers)
+
+
+def test_markers_that_overlap_themselves_count_each_time():
+    assert completion_labels([30, 5, 5, 5, 40], [5, 5]) == ([X, X, X, X, 40], REPEATED)
+
+
+def test_a_whole_turn_typed_by_the_user_fools_the_search_but_not_the_mask():
+    typed = [30, *ASSISTANT, 31, *USER, 32]
+    row, mask = [*USER, *typed, *ASSISTANT, 40, EOS], [0] * 11 + [1, 1]
+    labels, fate = completion_labels(row, ASSISTANT, USER)
+    assert (labels[5], fate) == (31, TRAINED), "ids alone cannot tell an imitated turn from a real one"
+    collator = CompletionCollator(number_tokenizer(), ASSISTANT, USER)
+    assert collator([{"input_ids": row, "completion_mask": mask}])["labels"].tolist() == [[X] * 11 + [40, EOS]]
+
+
+def random_row(rng):
+    """A conversation of known parts, with its labels and fate as those parts say them."""
+    row, labels = [], []
+    n_turns, user_types_marker, n_trained = rng.randint(1, 4), False, 0
+
+    def add(ids, trained=False):
+        row.extend(ids)
+        labels.extend(ids if trained else [X] * len(ids))
+
+    add(rng.choices(range(30, 60), k=rng.randint(0, 2)))
+    for _ in range(n_turns):
+        add(USER + rng.choices(range(30, 60), k=rng.randint(0, 5)))
+        if rng.random() < 0.1:
+            user_types_marker = True
+            add(ASSISTANT + rng.choices(range(30, 60), k=rng.randint(0, 3)))
+        answer = rng.choices(range(30, 60), k=rng.randint(0, 5)) + [EOS] * rng.randint(0, 1)
+        n_trained += len(answer)
+        add(ASSISTANT)
+        add(answer, trained=True)
+    fate = NOTHING_AFTER if not n_trained else REPEATED if user_types_marker else TRAINED
+    return row, labels, fate
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_random_conversations_against_the_parts_they_were_made_of(seed):
+    rng = random.Random(seed)
+    for _ in range(100):
+        made = [random_row(rng) for _ in range(rng.randint(1, 8))]
+        rows, expected, fates = zip(*made, strict=True)
+        for row, labels, fate in made:
+            assert completion_labels(row, ASSISTANT, USER) == (labels, fate)
+        if not any(set(labels) - {X} for labels in expected):
+            continue
+        side = rng.choice(["left", "right"])
+        collator = CompletionCollator(number_tokenizer(EOS, side), ASSISTANT, USER, on_fault="mask")
+        batch = collator([{"input_ids": row} for row in rows])
+        for i, (row, labels) in enumerate(zip(rows, expected, strict=True)):
+            real = batch["attention_mask"][i].bool()
+            assert real.sum() == len(row)
+            assert batch["input_ids"][i][real].tolist() == row
+            assert batch["labels"][i][real].tolist() == labels
+            assert set(batch["labels"][i][~real].tolist()) <= {X}
+        assert collator.fates == Counter(fates)
+
+
+def test_a_marker_across_two_rows_is_not_a_marker():
+    rows = [[*USER, 30, *ASSISTANT, 40, 20], [21, 30, *ASSISTANT, 41]]
+    batch = CompletionCollator(number_tokenizer(), ASSISTANT, packed=True)([{"input_ids": row} for row in rows])
+    assert batch["labels"].tolist() == [[X, X, X, X, X, 40, 20, X, X, X, X, 41]]
+
+
+# ----- against trl
+
+FIXTURE = json.loads(TRL_LABELS.read_text(encoding="utf-8"))
+
+# Where we part from trl 0.19 on purpose, with the labels we give to the last row instead (padding not shown).
+DIFFERENCES = {
+    # trl pairs the first marker with the first instruction and trains the rest of the user's text.
+    "user text holds the response marker, two turns": [X, X, X, X, X, X, X, X, 40, EOS],
+    # trl counts fewer answers than instructions and drops the whole row without a word.
+    "user text holds the instruction marker, two turns": [X, X, X, X, X, X, X, X, 40, EOS],
+    # trl pairs the second answer marker with the second instruction and trains that user turn.
+    "answer holds the response marker, two turns": [X, X, X, X, X, X, X, X, 41, EOS, X, X, X, X, X, 42, EOS],
+}
+
+
+def collate(case, **options):
+    tokenizer = number_tokenizer(case["pad_id"], case["padding_side"])
+    collator = CompletionCollator(tokenizer, case["response"], case["instruction"], on_fault="mask", **options)
+    return collator([{"input_ids": row} for row in case["rows"]])
+
+
+@pytest.mark.parametrize("case", FIXTURE["cases"], ids=lambda case: case["name"])
+def test_labels_equal_those_of_trl_019(case):
+    expected = [list(labels) for labels in case["labels"]]
+    if case["name"] in DIFFERENCES:
+        labels = DIFFERENCES[case["name"]]
+        labels = labels + [X] * (len(expected[-1]) - len(labels))
+        assert labels != expected[-1], "no longer a difference: take it off the list"
+        expected[-1] = labels
+    batch = collate(case)
+    ours = batch["labels"].tolist()
+    if case["pad_id"] != case["eos_id"]:
+        assert ours == expected
+        return
+    # The stated difference: where pad is eos, trl masks every end token, and we train those of answers.
+    ended = (np.array(expected) == X) & (np.array(ours) == EOS)
+    n_answers = sum(row[i : i + 2] == ASSISTANT for row in case["rows"] for i in range(len(row)))
+    assert ended.sum() == n_answers
+    assert np.where(ended, X, ours).tolist() == expected
+
+
+def test_the_fixture_covers_what_it_should():
+    assert FIXTURE["trl"] == "0.19.1"
+    assert set(DIFFERENCES) <= {case["name"] for case in FIXTURE["cases"]}
+    assert {(case["padding_side"], case["pad_id"]) for case in FIXTURE["cases"]} == {
+        ("left", PAD),
+        ("right", PAD),
+        ("left", EOS),
+        ("right", EOS),
+    }
+
+
+BOS_TOKEN, EOS_TOKEN = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"
+CONVERSATION = [("user", "钟离来自哪里"), ("assistant", "璃月"), ("user", "甘雨呢"), ("assistant", "也是璃月")]
+
+
+def chat_tokenizer(template):
+    """DeepSeek's special tokens over single characters, pad == eos, with this chat template."""
+    characters = sorted({c for _, text in CONVERSATION for c in text} | {"\n", "?"})
+    text = Tokenizer(models.WordLevel({c: i for i, c in enumerate(characters)}, unk_token="?"))
+    text.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    text.decoder = decoders.Fuse()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=text,
+        bos_token=BOS_TOKEN,
+        eos_token=EOS_TOKEN,
+        pad_token=EOS_TOKEN,
+        additional_special_tokens=["<｜User｜>", "<｜Assistant｜>", "<think>", "</think>"],
+    )
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+@pytest.mark.parametrize("n_turns", [1, 2])
+@pytest.mark.parametrize("prefix", ["", "<think>\n\n</think>\n\n"])
+def test_trl_today_trains_the_marker_too_and_nothing_else_differs(n_turns, prefix):
+    from trl.chat_template_utils import deepseek_r1_distill_chat_template, get_training_chat_template
+
+    tokenizer = chat_tokenizer(deepseek_r1_distill_chat_template)
+    messages = [
+        {"role": role, "content": text if role == "user" else prefix + text}
+        for role, text in CONVERSATION[: 2 * n_turns]
+    ]
+    training_template = get_training_chat_template(tokenizer)
+    theirs = tokenizer.apply_chat_template(
+        messages, chat_template=training_template, return_assistant_tokens_mask=True, return_dict=True
+    )
+    user, assistant = tokenizer.convert_tokens_to_ids(["<｜User｜>", "<｜Assistant｜>"])
+    marker = [assistant, *tokenizer.encode(prefix, add_special_tokens=False)]
+    ids = theirs["input_ids"]
+    labels, fate = completion_labels(ids, marker, [user])
+    assert fate == TRAINED
+
+    ours, theirs = np.array(labels) != X, np.array(theirs["assistant_masks"]) == 1
+    assert np.array(ids)[theirs & ~ours].tolist() == marker * n_turns
+    assert not (ours & ~theirs).any()
+    assert tokenizer.decode([x for x in labels if x != X]) == "".join(
+        text + EOS_TOKEN for role, text in CONVERSATION[: 2 * n_turns] if role == "assistant"
+    )
+
+
+# ----- batches
+
+MASKED_ROWS = [
+    {"input_ids": [2, 30, 31, 40, EOS], "completion_mask": [0, 0, 0, 1, 1]},
+    {"input_ids": [2, 32, EOS], "completion_mask": [0, 1, 1]},
+]
+
+
+def test_padded_right_by_hand_with_pad_equal_to_eos():
+    batch = CompletionCollator(number_tokenizer(EOS))(MASKED_ROWS)
+    assert {key: value.tolist() for key, value in batch.items()} == {
+        "input_ids": [[2, 30, 31, 40, EOS], [2, 32, EOS, EOS, EOS]],
+        "attention_mask": [[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]],
+        "labels": [[X, X, X, 40, EOS], [X, 32, EOS, X, X]],
+    }
+
+
+def test_padded_left_by_hand_with_pad_equal_to_eos():
+    batch = CompletionCollator(number_tokenizer(EOS, "left"))(MASKED_ROWS)
+    assert batch["input_ids"].tolist() == [[2, 30, 31, 40, EOS], [EOS, EOS, 2, 32, EOS]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1, 1], [0, 0, 1, 1, 1]]
+    assert batch["labels"].tolist() == [[X, X, X, 40, EOS], [X, X, X, 32, EOS]]
+    assert {value.dtype for value in batch.values()} == {torch.int64}
+
+
+def test_packed_by_hand():
+    batch = CompletionCollator(number_tokenizer(EOS), packed=True)(MASKED_ROWS)
+    assert batch.pop("use_cache") is False
+    assert {key: value.tolist() for key, value in batch.items()} == {
+        "input_ids": [[2, 30, 31, 40, EOS, 2, 32, EOS]],
+        "position_ids": [[0, 1, 2, 3, 4, 0, 1, 2]],
+        "labels": [[X, X, X, 40, EOS, X, 32, EOS]],
+        "shift_labels": [40, EOS, 32, EOS],
+        "logits_to_keep": [[False, False, True, True, False, True, True, False]],
+    }
+    assert batch["logits_to_keep"].dtype == torch.bool, "integers would be read as positions"
+
+
+def test_packing_needs_no_pad_token():
+    tokenizer = number_tokenizer()
+    tokenizer.pad_token = None
+    assert CompletionCollator(tokenizer, packed=True)(MASKED_ROWS)["input_ids"].shape == (1, 8)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_first_token_of_a_row_is_never_a_target(packed):
+    rows = [{"input_ids": ids, "completion_mask": [1] * len(ids)} for ids in ([30, 31, 32], [33, 34])]
+    batch = CompletionCollator(number_tokenizer(padding_side="left"), packed=packed)(rows)
+    assert batch["labels"][batch["labels"] != X].tolist() == [31, 32, 34]
+
+
+def test_the_mask_wins_over_the_markers_and_rows_of_both_kinds_mix():
+    rows = [{"input_ids": ONE_TURN, "completion_mask": [0] * 7 + [1]}, {"input_ids": ONE_TURN, "completion_mask": None}]
+    collator = CompletionCollator(number_tokenizer(), ASSISTANT)
+    assert collator(rows)["labels"].tolist() == [[X] * 7 + [EOS], [X] * 6 + [40, EOS]]
+    assert collator.fates == {TRAINED: 2}
+
+
+def test_rows_of_tensors_and_arrays_give_the_same_batch():
+    plain = CompletionCollator(number_tokenizer())(MASKED_ROWS)
+    for convert in (torch.tensor, np.array):
+        rows = [{key: convert(values) for key, values in row.items()} for row in MASKED_ROWS]
+        batch = CompletionCollator(number_tokenizer())(rows)
+        assert all(torch.equal(plain[key], batch[key]) for key in plain)
+
+
+def test_faulty_rows_carry_no_loss_and_are_counted():
+    collator = CompletionCollator(number_tokenizer(), ASSISTANT, on_fault="mask")
+    unmarked = {"input_ids": [30, 31], "completion_mask": [1, 0]}
+    faulty = [{"input_ids": [*USER, 30]}, unmarked, {"input_ids": [30, *ASSISTANT]}]
+    for _ in range(2):
+        labels = collator([{"input_ids": ONE_TURN}, *faulty])["labels"]
+        assert (labels[1:] == X).all()
+    assert collator.fates == {TRAINED: 2, NO_RESPONSE: 2, NOTHING_MARKED: 2, NOTHING_AFTER: 2}
+
+
+# ----- bad inputs
+
+
+@pytest.mark.parametrize(
+    ("row", "instruction_marker", "fate", "begins"),
+    [
+        ([*USER, 30], None, NO_RESPONSE, "t10 t11 t30"),
+        ([*USER, 30, 20], None, CUT_OFF, "t10 t11 t30 t20"),
+        ([30, *ASSISTANT, 40], USER, NO_INSTRUCTION, "t30 t20 t21 t40"),
+        ([*USER, *ASSISTANT], None, NOTHING_AFTER, "t10 t11 t20 t21"),
+        ([*ASSISTANT, 40, *ASSISTANT, 41], None, REPEATED, "t20 t21 t40 t20 t21 t41"),
+    ],
+)
+def test_a_faulty_row_is_named_with_its_fate_its_text_and_what_mends_it(row, instruction_marker, fate, begins):
+    collator = CompletionCollator(number_tokenizer(), ASSISTANT, instruction_marker)
+    with pytest.raises(ValueError) as error:
+        collator([{"input_ids": [*USER, *ASSISTANT, 40]}, {"input_ids": row}])
+    assert str(error.value) == f"row 1 of the batch: {fate}. It begins {begins!r}. To mend it: {FATES[fate]}"
+    assert not collator.fates, "a batch that was refused is not counted"
+
+
+@pytest.mark.parametrize(
+    ("options", "features", "message"),
+    [
+        ({}, [], "the batch is empty"),
+        ({}, [{"input_ids": []}], "row 0 of the batch has no tokens"),
+        (
+            {},
+            [*MASKED_ROWS, {"input_ids": [30, 31]}],
+            "row 2 .* no completion_mask and .* no response_marker.*remove_unused_columns=False.*skip_prepare_dataset",
+        ),
+        (
+            {},
+            [{"input_ids": [30, 31, 32], "completion_mask": [0, 1]}],
+            "row 0 of the batch has 3 input_ids and 2 values of completion_mask",
+        ),
+        ({}, [{"input_ids": [30, 31], "completion_mask": [1, 0]}], "row 0 of the batch: nothing marked"),
+        (
+            {"on_fault": "mask"},
+            [{"input_ids": [30, 31], "completion_mask": [0, 0]}] * 2,
+            r"none of the 2 rows of this batch carries loss: \{'nothing marked': 2\}",
+        ),
+    ],
+)
+def test_bad_batches(options, features, message):
+    with pytest.raises(ValueError, match=message):
+        CompletionCollator(number_tokenizer(), **options)(features)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"on_fault": "skip"}, "on_fault is 'skip'; it can be 'raise' or 'mask'"),
+        ({"response_marker": "<think>"}, "response_marker is '<think>'; it must be a list of at least one token id"),
+        ({"response_marker": []}, r"response_marker is \[\]"),
+        ({"response_marker": ASSISTANT, "instruction_marker": ["t10"]}, r"instruction_marker is \['t10'\]; it must be"),
+        ({"response_marker": ASSISTANT, "instruction_marker": ASSISTANT}, r"both markers are \[20, 21\]"),
+    ],
+)
+def test_bad_settings(options, message):
+    with pytest.raises(ValueError, match=message):
+        CompletionCollator(number_tokenizer(), **options)
+
+
+def test_padding_needs_a_pad_token():
+    tokenizer = number_tokenizer()
+    tokenizer.pad_token = None
+    with pytest.raises(ValueError, match="the tokenizer has no pad token: set "):
+        CompletionCollator(tokenizer)(MASKED_ROWS)
+
+
+# ----- what a model makes of it
+
+
+@pytest.fixture(scope="module")
+def model():
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.3,
+        attn_implementation="sdpa",
+        tie_word_embeddings=False,
+    )
+    return Qwen2ForCausalLM(config)
+
+
+def random_features(n_rows=7, seed=0):
+    rng = random.Random(seed)
+    features = []
+    for _ in range(n_rows):
+        n_prompt, n_answer = rng.randint(1, 8), rng.randint(1, 6)
+        ids = [*rng.choices(range(2, 64), k=n_prompt + n_answer - 1), EOS]
+        features.append({"input_ids": ids, "completion_mask": [0] * n_prompt + [1] * n_answer})
+    return features
+
+
+def loss_and_gradients(model, loss):
+    model.zero_grad()
+    loss.backward()
+    return loss.item(), torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+
+
+def loss_row_by_row(model, features):
+    """The mean negative log-likelihood of the marked tokens, in nats: one row at a time, without labels or masks."""
+    nats = []
+    for feature in features:
+        ids = torch.tensor([feature["input_ids"]])
+        log_probs = model(input_ids=ids).logits[0].log_softmax(-1)
+        nats += [-log_probs[t - 1, ids[0, t]] for t, marked in enumerate(feature["completion_mask"]) if marked]
+    return torch.stack(nats).mean()
+
+
+@pytest.mark.parametrize(("side", "packed"), [("right", False), ("left", False), ("right", True)])
+def test_loss_and_gradients_equal_a_loop_over_the_rows(model, side, packed):
+    features = random_features()
+    batch = CompletionCollator(number_tokenizer(EOS, side), packed=packed)(features)
+    expected_loss, expected_gradients = loss_and_gradients(model, loss_row_by_row(model, features))
+    loss, gradients = loss_and_gradients(model, model(**batch).loss)
+    assert loss == pytest.approx(expected_loss, abs=1e-5)
+    assert torch.allclose(gradients, expected_gradients, atol=1e-5)
+    assert expected_gradients.abs().max() > 1e-2, "too small a gradient would equal anything"
+
+
+def test_packed_rows_do_not_see_each_other_but_would_with_a_cache(model):
+    features = random_features(3)
+    batch = CompletionCollator(number_tokenizer(), packed=True)(features)
+    with torch.no_grad():
+        alone = torch.cat([model(input_ids=torch.tensor([f["input_ids"]])).logits[0] for f in features])
+        kept = batch["logits_to_keep"][0]
+        together = model(**batch).logits
+        with_cache = model(**batch | {"use_cache": True}).logits
+    assert together.shape == (batch["shift_labels"].numel(), 64), "the head runs on the marked positions alone"
+    assert torch.allclose(together, alone[kept], atol=1e-5)
+    assert not torch.allclose(with_cache, alone[kept], atol=1e-2), "use_cache=False is what keeps the rows apart"
+
+
+@pytest.mark.parametrize(("kind", "packed"), [("Trainer", False), ("Trainer", True), ("SFT", False), ("SFT", True)])
+def test_a_training_step_of_both_trainers_reports_the_loss_of_the_loop(model, tmp_path, kind, packed):
+    from copy import deepcopy
+
+    from datasets import Dataset
+    from transformers import Trainer, TrainingArguments
+    from trl import SFTConfig, SFTTrainer
+
+    class PackedSFTTrainer(SFTTrainer):
+        compute_loss = Trainer.compute_loss
+
+    features = random_features(4)
+    trainer_class = Trainer if kind == "Trainer" else PackedSFTTrainer if packed else SFTTrainer
+    sft_settings = {"dataset_kwargs": {"skip_prepare_dataset": True}}
+    args = (SFTConfig if kind == "SFT" else TrainingArguments)(
+        output_dir=str(tmp_path),
+        max_steps=1,
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=2,
+        remove_unused_columns=False,
+        use_cpu=True,
+        bf16=False,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        **(sft_settings if kind == "SFT" else {}),
+    )
+    trainer = trainer_class(
+        model=deepcopy(model),
+        args=args,
+        train_dataset=Dataset.from_list(features),
+        processing_class=number_tokenizer(EOS),
+        data_collator=CompletionCollator(number_tokenizer(EOS), packed=packed),
+    )
+    with torch.no_grad():
+        expected = loss_row_by_row(model, features).item()
+    assert trainer.train().training_loss == pytest.approx(expected, abs=1e-4)
+    assert trainer.data_collator.fates == {TRAINED: 4}
+
+
+if __name__ == "__main__":
+    write_trl_labels()
