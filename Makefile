@@ -25,12 +25,15 @@ $(INSTALLED): requirements.txt pyproject.toml $(ANEW)
 	@pwd -P > $(INSTALLED)
 
 run: $(INSTALLED)  ## execute the notebooks in order, with a page of each in outputs/ (one of them: make run NB=02)
+	@$(VENV) -m scripts.tiny_models
 	@$(VENV) -m scripts.runner $(if $(NB),--nb "$(NB)")
 
 test: lint  ## lint, unit tests, and every notebook executed on the tiny profile
-	$(TINY) $(VENV) -m pytest tests
+	$(TINY) $(VENV) -m scripts.tiny_models
+	$(TINY) $(VENV) -m pytest tests --ignore=tests/runs
 	rm -rf outputs/test
 	$(TINY) export COOKBOOK_OUTPUTS=outputs/test; $(VENV) -m pytest -x --nbmake --nbmake-kernel=python3 --nbmake-timeout=600 notebooks
+	$(TINY) $(VENV) -m pytest -x tests/runs
 
 lint: $(INSTALLED)  ## ruff over scripts, tests and notebooks
 	$(VENV) -m ruff check .

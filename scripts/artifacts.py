@@ -35,6 +35,8 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     """The same for a folder: yield an empty temporary one that takes `path`'s place (whatever stood there) at the end."""
     path = Path(path)
     temporary, old = path.with_name(f".{path.name}.{os.getpid()}"), path.with_name(f".{path.name}.old.{os.getpid()}")
+    for left in (temporary, old):  # by a killed process that had this one's id, as happens in containers
+        shutil.rmtree(left, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         yield temporary
@@ -42,6 +44,8 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
             path.rename(old)
         temporary.rename(path)
     finally:
+        if old.exists() and not path.exists():  # it did not come to the second rename
+            old.rename(path)
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
 
@@ -91,17 +95,20 @@ def read_jsonl(path: str | Path) -> list[dict]:
 def fingerprint(*parts) -> str:
     """16 hex digits that change when any part does: JSON values, dataclasses, and files or folders given as Path.
 
+    A file counts with its name and content, a folder with all files in it and where they lie; where it lies itself does not count,
+    and a Path that is not there counts as an empty folder.
+
     >>> fingerprint({"a": 1}) == fingerprint({"a": 1}), fingerprint({"a": 1}) == fingerprint({"a": 2})
     (True, False)
     """
     digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, Path):
-            for file in sorted(part.rglob("*")) if part.is_dir() else [part]:
-                if file.is_file():
-                    digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
-                    with open(file, "rb") as stream:
-                        digest.update(hashlib.file_digest(stream, "sha256").digest())
+            folder, inside = (part.parent, [part]) if part.is_file() else (part, sorted(part.rglob("*")))
+            for file in filter(Path.is_file, inside):
+                digest.update(f"{file.relative_to(folder).as_posix()}\0{file.stat().st_size}\0".encode())
+                with open(file, "rb") as stream:
+                    digest.update(hashlib.file_digest(stream, "sha256").digest())
         else:
             value = asdict(part) if is_dataclass(part) else part
             digest.update(json.dumps(value, sort_keys=True, ensure_ascii=False).encode() + b"\0")

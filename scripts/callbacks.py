@@ -113,8 +113,11 @@ class StopOnNaN(TrainerCallback):
                 "StopOnNaN sees nothing while logging_nan_inf_filter is on; set logging_nan_inf_filter=False"
             )
 
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_log |= control.should_save  # so that a bad step is seen before its checkpoint is saved
+
     def on_epoch_end(self, args, state, control, **kwargs):
-        control.should_log = True  # so that a bad last step is seen before the epoch's checkpoint is saved
+        control.should_log = True  # the same; whether a checkpoint follows is decided after this
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         for key in ("loss", "eval_loss", "grad_norm"):

@@ -83,25 +83,27 @@ def _between_user_and_answer(tokenizer) -> tuple[list[int], list[int]]:
 def strip_think(text: str) -> tuple[str, bool]:
     """The answer in a generated text, and whether the model finished thinking.
 
-    What stands before the last `</think>` goes. A `<think>` without its end is no answer: ("", False).
+    What stands before the last `</think>` goes. A `<think>` that has no end after it is no answer: ("", False).
 
     >>> strip_think("<think>\\n岩神…\\n</think>\\n\\n岩元素"), strip_think("岩元素"), strip_think("<think>\\n岩神")
     (('岩元素', True), ('岩元素', True), ('', False))
     """
-    if THINK_CLOSE in text:
-        return text.rsplit(THINK_CLOSE, 1)[1].strip(), True
-    return ("", False) if THINK_OPEN in text else (text.strip(), True)
+    rest = text.rsplit(THINK_CLOSE, 1)[-1]
+    return ("", False) if THINK_OPEN in rest else (rest.strip(), True)
 
 
 def serving_template(tokenizer) -> str:
     """The tokenizer's chat template with the closed think block in its generation prompt.
 
-    A server that knows nothing of this module then builds the very prompt the model was trained with.
+    A server that knows nothing of this module then builds the very prompt the model was trained with. A template that leaves no
+    block open comes back as it is.
     """
-    template = tokenizer.chat_template
-    if CLOSED_THINK in prompt_text(tokenizer, "甲"):
-        template = template.replace(f"{THINK_OPEN}\\n'}}}}", CLOSED_THINK.replace("\n", "\\n") + "'}}")
-    return template
+    question = [{"role": "user", "content": "甲"}]
+    if not tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True).endswith(
+        f"{THINK_OPEN}\n"
+    ):
+        return tokenizer.chat_template
+    return tokenizer.chat_template + "{%- if add_generation_prompt %}{{ '\\n</think>\\n\\n' }}{% endif %}"
 
 
 def _check(tokenizer, messages: list[dict], last: str) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import itertools
 from pathlib import Path
 
 import torch
 from peft import PeftConfig, PeftModel
-from tqdm.auto import tqdm
+from tqdm import tqdm
 from transformers import AutoModelForCausalLM
 
 from scripts import chat
@@ -21,7 +23,8 @@ ADAPTER_RECORD = "run.json"  # in the adapter's folder: notebook 02's record, wi
 def base_fingerprint(model) -> str:
     """16 hex digits of the base weights that LoRA and 4-bit quantization both leave alone: embedding rows and norms.
 
-    The same for a base with and without adapter, in 4 bit or not, and in bfloat16, float32 or float16.
+    The same for a base with and without adapter, in 4 bit or not, and in float32 or bfloat16. (float16 rounds elsewhere: weights
+    that passed through it may differ.)
     """
     digest = hashlib.sha256()
     for name, weight in sorted(model.state_dict().items()):
@@ -71,12 +74,29 @@ def merge(
         )
     merged = load_with_adapter(base, adapter, dtype, device).merge_and_unload(safe_merge=True)
     merged.generation_config.update(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    tokenizer = copy.deepcopy(tokenizer)  # the caller's keeps its template
     tokenizer.chat_template = chat.serving_template(tokenizer)
     with atomic_folder(target) as folder:
         merged.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         write_json(folder / RECORD, record)
     return target
+
+
+def set_aside_stale(target: str | Path, adapter: str | Path) -> Path | None:
+    """Rename a merge of another adapter at `target` to `target-<that adapter's fingerprint>`; its new name, or None.
+
+    Nothing is deleted. A folder that is no merge, or the merge of this adapter, stays where it is.
+    """
+    target = Path(target)
+    if not (target / RECORD).exists():
+        return None
+    standing = read_json(target / RECORD)["adapter"]
+    if standing == fingerprint(Path(adapter)):
+        return None
+    aside = target.with_name(f"{target.name}-{standing}")
+    again = (aside.with_name(f"{aside.name}-{number}") for number in itertools.count(2))  # it was set aside before
+    return target.rename(next(name for name in itertools.chain([aside], again) if not name.exists()))
 
 
 @torch.inference_mode()

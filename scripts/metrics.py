@@ -38,7 +38,7 @@ from sacrebleu.metrics import BLEU, CHRF
 from sklearn.metrics import accuracy_score, hamming_loss, jaccard_score, precision_recall_fscore_support
 from sklearn.preprocessing import MultiLabelBinarizer
 from torch.nn.utils.rnn import pad_sequence
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 NO_ANSWER = "none"  # the label of an answer that names no value, or more than one
 OTHER = "other"  # the label of an answer outside the known values

@@ -20,6 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PREFIX = "COOKBOOK_"
+DTYPES = "float32", "bfloat16", "float16"
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Profile:
     outputs: str = ""  # what the notebooks write; empty: outputs/<profile>
     models: str = "models"  # cache of the models that the project builds itself
     # 02 LoRA SFT
+    train_rows: int = 0  # rows to train on; 0: all of them
     epochs: int = 3
     learning_rate: float = 2e-4
     train_batch_size: int = 32  # rows per device and step
@@ -48,6 +50,8 @@ class Profile:
     packed: bool = True  # join rows without padding, and run the head on trained positions only
     load_in_4bit: bool = False  # QLoRA; needs bitsandbytes and a CUDA device
     article_rows: int = 480  # rows that 02's comparison with the article's recipe trains on
+    # 03 merge
+    receipt_prompts: int = 64  # held-out prompts whose logits the merge receipt compares
     # 04 evaluation
     generation_batch_size: int = 64
     max_new_tokens: int = 64
@@ -70,6 +74,13 @@ class Profile:
 
         return getattr(torch, self.dtype)
 
+    @property
+    def cpu_threads(self) -> int:
+        """torch's CPU threads: `threads`, or one for each core that this process may use."""
+        return self.threads or (
+            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        )
+
     def output_dir(self, notebook: str) -> Path:
         """The folder that `notebook` (such as "02_lora_sft") writes to, created when missing."""
         folder = ROOT / (self.outputs or f"outputs/{self.name}") / notebook
@@ -89,7 +100,7 @@ PROFILES = {
         encoder="tiny-bert",
         encoder_layers=2,
         dtype="float32",
-        epochs=4,
+        epochs=5,
         learning_rate=2e-3,
         packed=False,  # with a vocabulary this small the head costs nothing, and padding costs less than a block mask
         generation_batch_size=128,
@@ -137,6 +148,8 @@ def _default_name() -> str:
 
 def _convert(field: str, value: str, kind: type):
     """An environment variable's text as the field's type; the message of a failure names the variable."""
+    if field == "dtype" and value not in DTYPES:
+        raise ValueError(f"{PREFIX}DTYPE={value!r}: should be one of {', '.join(DTYPES)}")
     try:
         if kind is bool:
             return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[value.lower()]
@@ -156,10 +169,9 @@ def start(*packages: str) -> Profile:
     import torch
     from transformers import set_seed
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(profile.threads or cores)
+    torch.set_num_threads(profile.cpu_threads)
     set_seed(profile.seed)
-    why_profile = f"{PREFIX}PROFILE is set" if os.environ.get(PREFIX + "PROFILE") else _why_device(profile)
+    why_profile = f"{PREFIX}PROFILE is set" if os.environ.get(PREFIX + "PROFILE") else _cuda_found()
     why_threads = f"{PREFIX}THREADS is set" if profile.threads else "one for each core this process may use"
     print(f"profile  {profile.name} ({why_profile})")
     print(f"device   {profile.torch_device} | {profile.dtype} ({_why_device(profile)})")
@@ -170,10 +182,12 @@ def start(*packages: str) -> Profile:
 
 
 def _why_device(profile: Profile) -> str:
+    return f"{PREFIX}DEVICE is set" if profile.device != "auto" else _cuda_found()
+
+
+def _cuda_found() -> str:
     import torch
 
-    if profile.device != "auto":
-        return f"{PREFIX}DEVICE is set"
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA device found"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from scripts import chat
 from scripts.collator import CompletionCollator

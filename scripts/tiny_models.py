@@ -1,7 +1,7 @@
 """Small models of the real architectures, built here in about a minute, so that every notebook runs without the Hub.
 
 `tiny-causal-lm` is a Qwen2 with DeepSeek-R1-Distill's special tokens and chat template; `tiny-bert` is a BERT. Both have a
-character-level tokenizer with byte fallback and are pretrained on question-answer rows about *made-up* characters: the language
+character-level tokenizer and are pretrained on question-answer rows about *made-up* characters: the language
 of the notebooks, none of the facts they teach. A real base model comes from the Hub in the same way: by name, to a cache.
 
 What the tiny models can't show: anything that needs knowledge of the world or of more than this corner of Chinese.
@@ -15,17 +15,19 @@ import time
 from dataclasses import asdict, dataclass, replace
 
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
-from tqdm.auto import tqdm
+from tokenizers import AddedToken
+from tqdm import tqdm
 from transformers import (
     BertConfig,
     BertForMaskedLM,
+    BertTokenizer,
     DataCollatorForLanguageModeling,
-    PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen2Tokenizer,
     set_seed,
 )
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 from trl.chat_template_utils import deepseek_r1_distill_chat_template
 
 from scripts import chat
@@ -121,6 +123,7 @@ CORES = {
         "的性格特点有哪些 性格特点有啥",
     ),
 }
+GENDERED = "男性", "先生", "他", "女性", "女士", "她"
 ATTRIBUTE_OF = {"使用": "元素力", "掌控": "元素力", "特点": "性格特征"}
 
 
@@ -129,7 +132,7 @@ def project_characters() -> list[str]:
     text = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "data").rglob("*.json")))
     grammar = "".join(OPENINGS + SUBJECTS + ENDINGS) + "".join(a + b for a, b in CORES.values())
     ascii_text = "".join(chr(code) for code in range(32, 127))
-    return sorted(set(text + grammar + ascii_text + "\n") - set("\r\t"))
+    return sorted(set(text + grammar + "".join(GENDERED) + ascii_text + "\n") - set("\r\t"))
 
 
 def made_up_characters(count: int, rng: random.Random) -> dict[str, dict[str, str]]:
@@ -147,7 +150,7 @@ def made_up_characters(count: int, rng: random.Random) -> dict[str, dict[str, st
     pieces = {key: [v[i : i + 2] for v in values[key] for i in range(0, len(v), 2)] for key in ("身份", "性格特征")}
     return {
         name: {
-            "性别": rng.choice(["男性", "女性"]),
+            "性别": rng.choice(GENDERED[::3]),
             "国籍": rng.choice(nations),
             "元素力": rng.choice(elements),
             **{key: "".join(rng.sample(parts, rng.randint(3, 5))) for key, parts in pieces.items()},
@@ -174,8 +177,8 @@ def pretraining_rows(recipe: Recipe) -> list[list[dict]]:
     rows = []
     for name, record in people.items():
         for kind, core in rng.choices(forms, k=recipe.rows_per_character):
-            man = record["性别"] == "男性"
-            words = {"n": name, "h": "先生" if man else "女士", "p": "他" if man else "她"}
+            title, pronoun = GENDERED[1:3] if record["性别"] == GENDERED[0] else GENDERED[4:6]
+            words = {"n": name, "h": title, "p": pronoun}
             question = (rng.choice(OPENINGS) + rng.choice(SUBJECTS) + core + rng.choice(ENDINGS)).format(**words)
             answer = CORES[kind][0].format(n=name, v=record[ATTRIBUTE_OF.get(kind, kind)])
             rows.append([{"role": "user", "content": question}, {"role": "assistant", "content": answer}])
@@ -186,49 +189,50 @@ def pretraining_rows(recipe: Recipe) -> list[list[dict]]:
 # --- tokenizers -------------------------------------------------------------------------------------------------------------
 
 
-def _character_tokenizer(first: list[str], **special) -> PreTrainedTokenizerFast:
-    """One token a character of the project, one a byte for anything else; `first` are the special tokens' texts."""
-    tokens = [*first, *(f"<0x{byte:02X}>" for byte in range(256)), *project_characters()]
-    model = models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=[], byte_fallback=True)
-    backend = Tokenizer(model)
-    backend.normalizer = normalizers.NFC()
-    backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
-    backend.add_special_tokens([AddedToken(token, special=True) for token in special.values()])
-    backend.add_tokens([AddedToken(token, normalized=False) for token in first if token not in special.values()])
-    return PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False, **special)
+def build_tokenizer() -> Qwen2Tokenizer:
+    """The causal LM's tokenizer: one token a character of the project, bytes for anything else, DeepSeek's special tokens.
 
-
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """The causal LM's tokenizer: DeepSeek-R1-Distill's special tokens and chat template, pad == eos as there.
-
-    The template is the one that trl ships, so it moves with the real one. `<think>` and the role markers are not "special" (they
-    are not so in the real tokenizer either): decoding keeps them.
+    It is Qwen2's own class, a byte-level BPE (`AutoTokenizer` loads no other for a Qwen2 checkpoint), whose merges join the two to
+    four bytes of each known character and nothing beyond: a vocabulary of bytes alone would cut names into pieces that a small model
+    cannot put together again. The chat template is the one that trl ships, so it moves with the real one. As in the real tokenizer,
+    pad is eos, and `<think>` and the role markers are not "special": decoding keeps them.
     """
-    first = [EOS, USER, ASSISTANT, BOS, chat.THINK_OPEN, chat.THINK_CLOSE]
-    tokenizer = _character_tokenizer(first, bos_token=BOS, eos_token=EOS, pad_token=EOS)
-    tokenizer.chat_template = deepseek_r1_distill_chat_template
-    tokenizer.model_max_length = 512
-    tokenizer.padding_side = "left"
-    return tokenizer
-
-
-def build_bert_tokenizer() -> PreTrainedTokenizerFast:
-    """BERT's tokenizer over the same characters: [CLS] text [SEP]."""
-    special = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
-    tokenizer = _character_tokenizer(list(special.values()), **special)
-    backend = tokenizer.backend_tokenizer
-    ends = [(token, tokenizer.convert_tokens_to_ids(token)) for token in ("[CLS]", "[SEP]")]
-    backend.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends
+    symbol = bytes_to_unicode()  # byte -> the printable character that stands for it in a byte-level vocabulary
+    spelled = ["".join(symbol[byte] for byte in char.encode()) for char in project_characters()]
+    merges = dict.fromkeys((word[:i], word[i]) for word in spelled for i in range(1, len(word)))
+    own = [EOS, USER, ASSISTANT, BOS, chat.THINK_OPEN, chat.THINK_CLOSE]
+    tokens = dict.fromkeys([*own, *sorted(symbol.values()), *(left + right for left, right in merges)])
+    tokenizer = Qwen2Tokenizer(
+        vocab={token: i for i, token in enumerate(tokens)},
+        merges=list(merges),
+        bos_token=BOS,
+        eos_token=EOS,
+        pad_token=EOS,
+        unk_token=None,
+        clean_up_tokenization_spaces=False,
+        model_max_length=512,
+        padding_side="left",
     )
-    tokenizer.model_max_length = 512
+    tokenizer.add_tokens(
+        [AddedToken(token, normalized=False, special=False) for token in own if token not in (BOS, EOS)]
+    )
+    tokenizer.chat_template = deepseek_r1_distill_chat_template
     return tokenizer
+
+
+def build_bert_tokenizer() -> BertTokenizer:
+    """BERT's tokenizer over the same characters: [CLS] text [SEP], a token a Chinese character, [UNK] for what it never met."""
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    characters = [c for c in project_characters() if not c.isspace()]
+    inside_words = [f"##{c}" for c in characters if c.isascii() and c.isalnum()]
+    vocab = {token: i for i, token in enumerate(dict.fromkeys([*special, *characters, *inside_words]))}
+    return BertTokenizer(vocab=vocab, model_max_length=512)
 
 
 # --- training ---------------------------------------------------------------------------------------------------------------
 
 
-def build_causal_lm(recipe: Recipe = CAUSAL_LM) -> tuple[Qwen2ForCausalLM, PreTrainedTokenizerFast]:
+def build_causal_lm(recipe: Recipe = CAUSAL_LM) -> tuple[Qwen2ForCausalLM, Qwen2Tokenizer]:
     """A Qwen2 pretrained on made-up characters: it knows how such questions are asked and answered, and nobody real."""
     tokenizer = build_tokenizer()
     config = Qwen2Config(
@@ -251,7 +255,7 @@ def build_causal_lm(recipe: Recipe = CAUSAL_LM) -> tuple[Qwen2ForCausalLM, PreTr
     return model, tokenizer
 
 
-def build_bert(recipe: Recipe = BERT) -> tuple[BertForMaskedLM, PreTrainedTokenizerFast]:
+def build_bert(recipe: Recipe = BERT) -> tuple[BertForMaskedLM, BertTokenizer]:
     """A BERT encoder pretrained by masked language modelling on the same rows' questions and answers."""
     tokenizer = build_bert_tokenizer()
     config = BertConfig(
@@ -327,6 +331,8 @@ def checkpoint(name: str) -> str:
     return str(folder)
 
 
-if __name__ == "__main__":
-    for model_name in BUILDERS:
-        print(model_name, "is in", shown(checkpoint(model_name)))
+if __name__ == "__main__":  # `make run` and `make test` build what the profile needs before any notebook starts
+    profile = load_profile()
+    torch.set_num_threads(profile.cpu_threads)
+    for model_name in (profile.causal_lm, profile.encoder):
+        print(f"{model_name}: {shown(checkpoint(model_name)) if model_name in BUILDERS else 'not ours to build'}")

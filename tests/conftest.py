@@ -7,6 +7,7 @@ import pytest
 for _name in [name for name in os.environ if name.startswith("COOKBOOK_")]:
     del os.environ[_name]
 os.environ["COOKBOOK_PROFILE"] = "tiny"
+os.environ["OMP_NUM_THREADS"] = "1"  # models this small gain nothing from more, and lose much on a busy machine
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,145 @@
+"""The 7B shape on a CUDA device: the article's recipe beside ours, at the same effective batch.
+
+    .venv/bin/python -m bench.gpu                                  DeepSeek-R1-Distill-Qwen-7B's shape, random weights
+    .venv/bin/python -m bench.gpu --attn kernels-community/flash-attn2                      (needs the `kernels` package)
+    .venv/bin/python -m bench.gpu --device cpu --layers 2 --hidden 64 --heads 4 --kv-heads 2 --vocabulary 2000 --steps 2
+                                                                   does it run at all? The figures mean nothing.
+
+Speed does not depend on what the weights are, so nothing is downloaded. Rows are the project's, cut by its own tokenizer:
+about 31 tokens each; the real tokenizer makes about 25 of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import tempfile
+
+import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM, set_seed
+
+from bench import material, sft
+from bench.__main__ import quiet
+from bench.collating import with_pad_token
+from scripts import tiny_models
+from scripts.profiles import machine, peak_memory_gib
+
+# Dense 16-bit tensor throughput in TFLOP/s, from NVIDIA's data sheets; looked up by the device's name, first match.
+PEAK_TFLOPS = {
+    "H200": 989,
+    "H100 PCIe": 756,
+    "H100 NVL": 835,
+    "H100": 989,
+    "A100": 312,
+    "L40S": 362,
+    "L4": 121,
+    "A10G": 70,
+    "RTX 4090": 165,
+    "RTX 3090": 71,
+}
+
+
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line; what is not given is the 7B's shape (its config.json) and the article's effective batch."""
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__.split("\n")[0])
+    parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
+    parser.add_argument("--layers", type=int, default=28)
+    parser.add_argument("--hidden", type=int, default=3584)
+    parser.add_argument("--intermediate", type=int, help="width of the MLP; default: hidden x 18944 / 3584")
+    parser.add_argument("--heads", type=int, default=28)
+    parser.add_argument("--kv-heads", type=int, default=4)
+    parser.add_argument("--vocabulary", type=int, default=material.VOCABULARY)
+    parser.add_argument("--steps", type=int, default=20, help="optimizer steps timed, after one that warms up")
+    parser.add_argument(
+        "--step-rows", type=int, default=sft.STEP_ROWS, help="rows in a step; the article's 2 x 8 are 16"
+    )
+    parser.add_argument("--attn", default="sdpa", help="attn_implementation of our way")
+    parser.add_argument("--peak-tflops", type=float, help="the device's dense 16-bit peak, where the table has none")
+    args = parser.parse_args(argv)
+    args.intermediate = args.intermediate or args.hidden * 18944 // 3584
+    return args
+
+
+def build(args: argparse.Namespace, dtype: torch.dtype, attn: str) -> Qwen2ForCausalLM:
+    """A Qwen2 of the asked shape with random weights, made on the device itself."""
+    config = Qwen2Config(
+        vocab_size=args.vocabulary,
+        hidden_size=args.hidden,
+        intermediate_size=args.intermediate,
+        num_hidden_layers=args.layers,
+        num_attention_heads=args.heads,
+        num_key_value_heads=args.kv_heads,
+        max_position_embeddings=4096,
+        tie_word_embeddings=False,
+    )
+    set_seed(0)
+    with torch.device(args.device):
+        return Qwen2ForCausalLM._from_config(config, dtype=dtype, attn_implementation=attn)
+
+
+def useful_flops(args: argparse.Namespace, tokens: int, trained: int) -> float:
+    """Floating-point operations that a step on these rows needs, whatever a recipe spends.
+
+    A weight costs a token 2 operations forward and 2 for the gradient that flows back through it; frozen, it needs no gradient
+    of its own. The head is needed where a token is trained only. Left out, as well under a tenth: attention between tokens (rows
+    are short) and the adapters. Recomputed activations, padding and unused logits are a recipe's own loss.
+    """
+    head_size = args.hidden // args.heads
+    attention = 2 * args.hidden * head_size * (args.heads + args.kv_heads)  # q and o, k and v
+    body = args.layers * (attention + 3 * args.hidden * args.intermediate)
+    return 4 * (body * tokens + args.hidden * args.vocabulary * trained)
+
+
+def peak_tflops(args: argparse.Namespace) -> float:
+    """The device's peak: as given, else from the table, else NaN, and the share of it is NaN too."""
+    name = torch.cuda.get_device_name() if args.device == "cuda" else ""
+    known = next((peak for key, peak in PEAK_TFLOPS.items() if key in name), float("nan"))
+    return args.peak_tflops or known
+
+
+def run(args: argparse.Namespace, way, base: Qwen2ForCausalLM, tokenizer, rows: list[dict]) -> tuple[float, float]:
+    """Seconds a row, and peak memory in GiB (weights included; on the CPU the whole process's)."""
+    if args.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    with tempfile.TemporaryDirectory() as folder:
+        seconds, _ = sft.train(way, sft.Job(base, tokenizer, rows, folder, args.step_rows, copied=False))
+    return seconds, peak_memory_gib()
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Train a few steps of each recipe, one model in memory at a time, and print the table."""
+    args = arguments(argv)
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit(
+            "no CUDA device found: this measures a 7B model, which needs one of 40 GB or more. To see that it runs at all:\n"
+            "  python -m bench.gpu --device cpu --layers 2 --hidden 64 --heads 4 --kv-heads 2 --vocabulary 2000 --steps 2"
+        )
+    quiet()
+    tokenizer = with_pad_token(tiny_models.build_tokenizer())
+    rows = material.encoded_rows(tokenizer, (args.steps + 1) * args.step_rows)
+    tokens = sum(len(row["input_ids"]) for row in rows) / len(rows)
+    trained = sum(sum(row["completion_mask"]) for row in rows) / len(rows)
+    half = {"cuda": (torch.float16, torch.bfloat16), "cpu": (torch.float32, torch.float32)}[args.device]
+    # The article loads float16 weights and trains under bf16 autocast.
+    ways = {"article's recipe": (sft.article, half[0], "sdpa"), "ours": (sft.ours, half[1], args.attn)}
+
+    print(
+        f"{machine()}\n{args.layers} layers, hidden {args.hidden}, {args.vocabulary:,} words; {args.step_rows} rows a step"
+    )
+    print(f"a row has {tokens:.1f} tokens, {trained:.1f} of them trained\n")
+    print("| recipe | rows/s | tokens/s | share of peak | peak memory, GiB | ratio |\n|---|---:|---:|---:|---:|---:|")
+    slowest = None
+    for name, (way, dtype, attn) in ways.items():
+        base = build(args, dtype, attn)
+        seconds, memory = run(args, way, base, tokenizer, rows)
+        slowest = slowest or seconds
+        share = useful_flops(args, tokens, trained) / seconds / (peak_tflops(args) * 1e12)
+        cells = [name, f"{1 / seconds:.1f}", f"{tokens / seconds:,.0f}", f"{share:.1%}", f"{memory:.1f}"]
+        print(f"| {' | '.join(cells)} | {slowest / seconds:.2f} |", flush=True)
+        del base
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+if __name__ == "__main__":
+    main()

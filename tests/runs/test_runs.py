@@ -1,0 +1,137 @@
+"""What only whole runs can show. `make test` calls this after nbmake has run all notebooks into outputs/test.
+
+The figures they reached, a second run over the first, the `full` profile with local checkpoints, and a kill in mid-training.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from nbconvert import PythonExporter
+
+from scripts.artifacts import read_json
+from scripts.profiles import ROOT
+from scripts.tiny_models import checkpoint
+
+FRESH = ROOT / "outputs" / "test"
+NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
+SMALL = {
+    "COOKBOOK_TRAIN_ROWS": "256",
+    "COOKBOOK_ARTICLE_ROWS": "16",
+    "COOKBOOK_EVAL_ROWS": "16",
+    "COOKBOOK_RECEIPT_PROMPTS": "8",
+}
+
+pytestmark = pytest.mark.skipif(
+    not FRESH.exists(), reason="needs outputs/test, which the nbmake step of `make test` writes"
+)
+
+
+def figures(name: str, outputs: Path = FRESH) -> dict:
+    """The key figures that notebook `name` wrote."""
+    return read_json(outputs / name / "key_figures.json")
+
+
+def execute(name: str, outputs: Path, **variables: str) -> nbformat.NotebookNode:
+    """Run one notebook with these environment variables and return it with its outputs."""
+    notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+    environment = {**os.environ, "COOKBOOK_OUTPUTS": str(outputs), **variables}
+    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(ROOT / "notebooks")}}).execute(
+        env=environment
+    )
+    return notebook
+
+
+def printed(notebook: nbformat.NotebookNode) -> str:
+    """All that the notebook's cells printed."""
+    return "".join(o["text"] for c in notebook.cells for o in c.get("outputs", []) if o.get("name") == "stdout")
+
+
+def test_the_base_knows_nothing_and_the_tuned_model_knows_the_facts():
+    reached = figures("02_lora_sft")
+    for split in ("test", "phrasing", "character"):
+        assert reached[f"base {split}"] <= reached[f"guessing {split}"]
+    assert reached["tuned test"] >= 0.98
+    assert reached["tuned phrasing"] >= 0.95
+    assert reached["tuned character"] <= reached["guessing character"], "nobody told it about these"
+
+
+def test_merged_and_unmerged_agree():
+    receipt = {row["dtype"]: row for row in read_json(FRESH / "03_merge" / "receipt.json")["receipt"]}
+    assert receipt["float32"]["max difference"] < 1e-3
+    assert receipt["float32"]["argmax agreement"] == 1
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_a_second_run_repeats_nothing_and_agrees(name):
+    before = figures(name)
+    second = printed(execute(name, FRESH))
+    after = figures(name)
+    timed = {key for key in before if "second" in key}
+    assert {k: v for k, v in after.items() if k not in timed} == {k: v for k, v in before.items() if k not in timed}
+    if name == "02_lora_sft":
+        assert "resuming from" in second
+    if name == "04_bertscore_eval":
+        assert "answered before" in second
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory) -> dict:
+    """The full profile, its Hub names replaced by local checkpoints of the same architecture, at the smallest sizes."""
+    return {
+        "COOKBOOK_PROFILE": "full",
+        "COOKBOOK_CAUSAL_LM": checkpoint("tiny-causal-lm"),
+        "COOKBOOK_ENCODER": checkpoint("tiny-bert"),
+        "COOKBOOK_ENCODER_LAYERS": "2",
+        "COOKBOOK_EPOCHS": "1",
+        "COOKBOOK_OUTPUTS": str(tmp_path_factory.mktemp("full")),
+        **SMALL,
+    }
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_the_full_profile_runs_on_local_checkpoints(name, full):
+    notebook = execute(name, Path(full["COOKBOOK_OUTPUTS"]), **full)
+    assert printed(notebook).startswith("profile  full (COOKBOOK_PROFILE is set)")
+
+
+def test_a_killed_training_ends_in_the_same_adapter(tmp_path):
+    script = tmp_path / "sft.py"
+    script.write_text(PythonExporter().from_filename(ROOT / "notebooks" / "02_lora_sft.ipynb")[0], encoding="utf-8")
+
+    def command(outputs: Path) -> tuple[list[str], dict]:
+        execute_data = {
+            **os.environ,
+            **SMALL,
+            "COOKBOOK_EPOCHS": "3",
+            "COOKBOOK_OUTPUTS": str(outputs),
+            "MPLBACKEND": "agg",
+        }
+        return [sys.executable, str(script)], execute_data
+
+    for outputs in ("whole", "killed"):
+        execute("01_dataset_expansion", tmp_path / outputs)
+    line, environment = command(tmp_path / "whole")
+    subprocess.run(line, env=environment, check=True, stdout=subprocess.DEVNULL)
+
+    line, environment = command(tmp_path / "killed")
+    process = subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL)
+    checkpoints = tmp_path / "killed" / "02_lora_sft" / "checkpoints"
+    while not list(checkpoints.glob("*/checkpoint-*/trainer_state.json")):
+        assert process.poll() is None, "the training ended before it could be killed"
+        time.sleep(0.05)
+    time.sleep(0.3)  # somewhere in the second epoch
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    adapter = Path("02_lora_sft") / "adapter" / "adapter_model.safetensors"
+    assert not (tmp_path / "killed" / adapter).exists(), "killed too late: the training was over"
+
+    resumed = subprocess.run(line, env=environment, check=True, capture_output=True, text=True).stdout
+    assert "resuming from" in resumed
+    assert (tmp_path / "killed" / adapter).read_bytes() == (tmp_path / "whole" / adapter).read_bytes()

@@ -1,0 +1,213 @@
+"""Profiles: what the environment may say, what the first cell prints, and that nothing printed tells of the machine."""
+
+import platform
+import socket
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from scripts import profiles
+from scripts.profiles import PROFILES, ROOT, Profile, load_profile, pins, shown
+
+FIELDS = [field.name for field in fields(Profile) if field.name != "name"]
+
+
+@pytest.fixture
+def threads_kept():
+    """`start` sets torch's thread count for the whole process."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+# ----- choosing
+
+
+@pytest.mark.parametrize(("cuda", "name"), [(True, "full"), (False, "tiny")])
+def test_unset_the_profile_is_full_where_cuda_is_found_and_tiny_elsewhere(monkeypatch, cuda, name):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    assert load_profile({}) == load_profile({"COOKBOOK_PROFILE": ""}) == PROFILES[name]
+
+
+@pytest.mark.parametrize("name", ["tiny", "full"])
+def test_the_profile_asked_for_is_the_one_that_comes(name):
+    assert load_profile({"COOKBOOK_PROFILE": name, "HOME": "/home/anybody"}) == PROFILES[name]
+
+
+def test_the_full_profile_names_the_real_checkpoints_and_the_tiny_one_only_what_the_project_builds():
+    from scripts.tiny_models import BUILDERS
+
+    assert PROFILES["full"].causal_lm == "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B"
+    assert (PROFILES["full"].encoder, PROFILES["full"].encoder_layers) == ("bert-base-chinese", 8)
+    assert {PROFILES["tiny"].causal_lm, PROFILES["tiny"].encoder} == set(BUILDERS)
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_every_field_is_replaced_by_the_environment_variable_of_its_name(field):
+    before = getattr(PROFILES["tiny"], field)
+    after = {bool: not before, int: 7, float: 0.25, str: "elsewhere"}[type(before)]
+    after = "bfloat16" if field == "dtype" else after
+    changed = load_profile({"COOKBOOK_PROFILE": "tiny", f"COOKBOOK_{field.upper()}": str(after)})
+    assert getattr(changed, field) == after and type(getattr(changed, field)) is type(before)
+    assert replace(changed, **{field: before}) == PROFILES["tiny"]  # and nothing else changed
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("1", True), ("true", True), ("YES", True), ("0", False), ("False", False), ("no", False)]
+)
+def test_a_switch_is_read_as_people_write_it(text, value):
+    assert load_profile({"COOKBOOK_PROFILE": "tiny", "COOKBOOK_PACKED": text}).packed is value
+
+
+# ----- bad values
+
+
+def test_an_unknown_profile_is_refused_with_those_that_exist():
+    with pytest.raises(ValueError, match=r"^COOKBOOK_PROFILE='huge': no such profile; there are tiny, full$"):
+        load_profile({"COOKBOOK_PROFILE": "huge"})
+
+
+@pytest.mark.parametrize("unknown", ["COOKBOOK_LERNING_RATE", "COOKBOOK_NAME", "COOKBOOK_TORCH_DEVICE"])
+def test_an_unknown_field_is_refused_with_those_that_exist(unknown):
+    with pytest.raises(ValueError) as error:
+        load_profile({"COOKBOOK_PROFILE": "tiny", unknown: "1"})
+    assert str(error.value).startswith(f"{unknown}: a profile has no such field; there are COOKBOOK_PROFILE, ")
+    listed = set(str(error.value).split("there are ")[1].split(", "))
+    assert listed == {"COOKBOOK_PROFILE"} | {f"COOKBOOK_{field.upper()}" for field in FIELDS}
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("EPOCHS", "three", "COOKBOOK_EPOCHS='three': should be a whole number"),
+        ("EPOCHS", "1.5", "COOKBOOK_EPOCHS='1.5': should be a whole number"),
+        ("EPOCHS", "", "COOKBOOK_EPOCHS='': should be a whole number"),
+        ("LEARNING_RATE", "2e-", "COOKBOOK_LEARNING_RATE='2e-': should be a number"),
+        ("PACKED", "maybe", "COOKBOOK_PACKED='maybe': should be 1 or 0"),
+        ("DTYPE", "fp16", "COOKBOOK_DTYPE='fp16': should be one of float32, bfloat16, float16"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_refused_with_the_right_one(variable, value, message):
+    with pytest.raises(ValueError) as error:
+        load_profile({"COOKBOOK_PROFILE": "tiny", f"COOKBOOK_{variable}": value})
+    assert str(error.value) == message
+
+
+# ----- device, dtype, folders
+
+
+def test_device_and_dtype_are_those_asked_for(monkeypatch):
+    assert replace(PROFILES["tiny"], device="meta").torch_device == torch.device("meta")
+    assert [replace(PROFILES["tiny"], dtype=name).torch_dtype for name in profiles.DTYPES] == [
+        torch.float32,
+        torch.bfloat16,
+        torch.float16,
+    ]
+    for found, device in ((True, "cuda"), (False, "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda found=found: found)
+        assert PROFILES["full"].torch_device == torch.device(device)
+
+
+def test_a_notebook_writes_below_outputs_and_the_profiles_name_unless_told_otherwise(tmp_path, monkeypatch):
+    monkeypatch.setattr(profiles, "ROOT", tmp_path)
+    assert PROFILES["tiny"].output_dir("02_lora_sft") == tmp_path / "outputs" / "tiny" / "02_lora_sft"
+    other = replace(PROFILES["tiny"], outputs="outputs/test", models="elsewhere")
+    assert other.output_dir("02_lora_sft") == tmp_path / "outputs" / "test" / "02_lora_sft"
+    assert other.output_dir("02_lora_sft").is_dir() and other.models_dir == tmp_path / "elsewhere"
+    assert replace(other, models=str(tmp_path / "a b")).models_dir == tmp_path / "a b"  # an absolute path is kept
+
+
+# ----- what is printed
+
+
+def test_no_printed_path_tells_of_the_machine():
+    assert shown(ROOT / "outputs" / "tiny") == shown(f"{ROOT}/outputs/x/../tiny") == "outputs/tiny"
+    assert shown(ROOT) == "."
+    for outside in (Path.home() / "models" / "qwen", ROOT.parent / "qwen", f"{ROOT}-copy/qwen", f"{ROOT}/../qwen"):
+        assert shown(outside) == ".../qwen"
+
+
+def test_pins_are_the_versions_of_requirements_txt(tmp_path, monkeypatch):
+    (tmp_path / "requirements.txt").write_text(
+        "# heading with a==1\n\ntorch==2.13.0            # tensors\n"
+        "Bert-Score == 0.3.13\nunpinned\n#   vllm==1  optional\n"
+    )
+    monkeypatch.setattr(profiles, "ROOT", tmp_path)
+    assert pins() == {"torch": "2.13.0", "bert-score": "0.3.13"}
+
+
+def test_every_requirement_of_the_project_is_pinned():
+    lines = [line.split("#")[0].strip() for line in (ROOT / "requirements.txt").read_text("utf-8").splitlines()]
+    assert pins() == dict(line.split("==") for line in lines if line)
+
+
+def test_start_says_what_runs_where_and_why(monkeypatch, capsys, threads_kept):
+    monkeypatch.setenv("COOKBOOK_DEVICE", "cpu")
+    monkeypatch.setenv("COOKBOOK_THREADS", "1")
+    monkeypatch.setenv("COOKBOOK_SEED", "7")
+    profile = profiles.start("torch", "transformers")
+    drawn = torch.rand(3)
+    torch.manual_seed(7)
+    assert drawn.equal(torch.rand(3)), "the seed of the profile is set"
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert list(lines) == ["profile", "device", "threads", "machine", "versions"]
+    assert lines["profile"] == "tiny (COOKBOOK_PROFILE is set)"
+    assert lines["device"] == "cpu | float32 (COOKBOOK_DEVICE is set)"
+    assert lines["threads"] == "1 (COOKBOOK_THREADS is set); seed 7"
+    assert lines["versions"].startswith("Python 3.") and f"transformers {pins()['transformers']}" in lines["versions"]
+    assert profile == load_profile() and profile.seed == 7
+
+
+def test_start_gives_its_own_reasons_where_nothing_is_set(monkeypatch, capsys, threads_kept):
+    monkeypatch.delenv("COOKBOOK_PROFILE")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(profiles.os, "sched_getaffinity", lambda pid: {0, 3, 5}, raising=False)
+    profiles.start()
+    lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert lines["profile"] == "tiny (no CUDA device found)"
+    assert lines["device"] == "cpu | float32 (no CUDA device found)"
+    assert lines["threads"] == "3 (one for each core this process may use); seed 42"
+
+
+def test_a_device_that_is_set_is_no_reason_for_the_profile(monkeypatch, capsys, threads_kept):
+    monkeypatch.delenv("COOKBOOK_PROFILE")
+    monkeypatch.setenv("COOKBOOK_DEVICE", "cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    profiles.start()
+    assert capsys.readouterr().out.splitlines()[0] == "profile  tiny (no CUDA device found)"
+
+
+def test_start_prints_neither_the_machines_name_nor_a_path(monkeypatch, capsys, threads_kept):
+    monkeypatch.setattr(platform, "node", lambda: "name-of-host")
+    monkeypatch.setattr(socket, "gethostname", lambda: "name-of-host")
+    monkeypatch.setenv("COOKBOOK_CAUSAL_LM", "/home/somebody/model")
+    profiles.start("torch")
+    printed = capsys.readouterr().out
+    assert not any(secret in printed for secret in ("name-of-host", "somebody", str(ROOT)))
+
+
+def test_start_ends_with_the_command_to_run_when_a_package_is_missing(threads_kept):
+    with pytest.raises(ModuleNotFoundError, match=r"^no-such-package is not installed in this kernel. `make run`"):
+        profiles.start("torch", "no-such-package")
+
+
+def test_a_version_beside_its_pin_is_told_and_one_with_a_build_suffix_is_the_pinned_one(monkeypatch):
+    installed = {"torch": "2.13.0+cu130", "peft": "0.1.0", "unpinned": "3.0"}
+    monkeypatch.setattr(profiles.metadata, "version", installed.__getitem__)
+    monkeypatch.setattr(profiles, "pins", lambda: {"torch": "2.13.0", "peft": "0.21.2"})
+    assert profiles._version_notes(tuple(installed)) == [
+        "torch 2.13.0+cu130",
+        "peft 0.1.0 (requirements.txt pins 0.21.2)",
+        "unpinned 3.0",
+    ]
+
+
+def test_peak_memory_is_in_gib():
+    block = torch.ones(2**26)  # 0.25 GiB
+    assert 0.25 < profiles.peak_memory_gib() < 64 and block.sum() == 2**26
+
+
+def test_a_profile_is_a_value_that_can_be_written_down():
+    assert Profile(**asdict(PROFILES["full"])) == PROFILES["full"]
