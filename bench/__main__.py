@@ -17,14 +17,15 @@ from bench.timing import table
 from scripts import tiny_models
 from scripts.profiles import machine
 
-SMALL_WORDS = "SFT, tiny profile's 1.2k words, 32 a step"
 SMALL_WAYS = (sft.OURS, "SFTTrainer, padded", "SFTTrainer, padding_free", "Trainer, padded", "Trainer, group_by_length")
 
 
 def small_vocabulary():
-    """The tiny profile's own case: its vocabulary, its batch. No goal: this line says which collator it should use."""
+    """The tiny profile's own case: its vocabulary, its batch. No goal: these lines say which collator it should use."""
     words = len(collating.with_pad_token(tiny_models.build_tokenizer()))
-    return sft.measure(SMALL_WORDS, words, SMALL_WAYS, steps=5, rounds=3, step_rows=32, goals=False)
+    return sft.measure(
+        f"SFT, {words:,} words, 32 a step", words, SMALL_WAYS, steps=5, rounds=3, step_rows=32, goals=False
+    )
 
 
 TASKS = {

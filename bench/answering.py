@@ -44,7 +44,8 @@ def ours(model, tokenizer, questions: list[str], batch_size: int = 64) -> list[s
 
 
 def _settings(tokenizer) -> dict:
-    return {"do_sample": False, "max_new_tokens": MAX_NEW_TOKENS, "pad_token_id": tokenizer.pad_token_id}
+    ends = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
+    return {"do_sample": False, "max_new_tokens": MAX_NEW_TOKENS, **ends}
 
 
 def measure(

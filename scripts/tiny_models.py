@@ -60,7 +60,7 @@ BERT = replace(CAUSAL_LM, layers=2, epochs=1)
 # --- text: made-up characters, asked about in the language of the notebooks ------------------------------------------------
 
 # Question forms are drawn from this grammar: opening + subject + core + ending. They share words, not sentences, with
-# data/genshin/templates.json. {v} in an answer is the made-up value.
+# data/genshin/templates.json: the forms of it that the grammar can make are left out. {v} in an answer is the made-up value.
 OPENINGS = (
     "",
     "",
@@ -139,7 +139,8 @@ def made_up_characters(count: int, rng: random.Random) -> dict[str, dict[str, st
     """Characters that no data file knows: name -> attribute -> value, put together from pieces of real words.
 
     Names, nations and elements are drawn character by character, identity and personality from two-character pieces, so that
-    each character of the alphabet is learned and no real (name, value) pair can stand in the text: a name of the data is left out.
+    nearly each character of the alphabet is learned. A word that holds a name of the data is left out, so no real (name, value) pair
+    can stand in the text. (Where a name is a single character, such as 琴, the models therefore never saw that character.)
     """
     real = json.loads((ROOT / "data/genshin/characters.json").read_text(encoding="utf-8"))
     values = {key: sorted({record[key] for record in real.values()}) for key in next(iter(real.values()))}
@@ -160,11 +161,11 @@ def made_up_characters(count: int, rng: random.Random) -> dict[str, dict[str, st
 
 
 def _words(alphabet: list[str], count: int, lengths: tuple[int, ...], rng: random.Random, taken) -> list[str]:
-    """`count` distinct random words over `alphabet`, none of them in `taken`."""
+    """`count` distinct random words over `alphabet`, in none of which a word of `taken` stands."""
     words: dict[str, None] = {}
     while len(words) < count:
         word = "".join(rng.sample(alphabet, rng.choice(lengths)))
-        if word not in taken:
+        if not any(other in word for other in taken):
             words[word] = None
     return list(words)
 
@@ -174,16 +175,26 @@ def pretraining_rows(recipe: Recipe) -> list[list[dict]]:
     rng = random.Random(recipe.seed)
     people = made_up_characters(recipe.characters, rng)
     forms = [(kind, core) for kind, (_, cores) in CORES.items() for core in cores.split()]
+    templates = read_json(ROOT / "data/genshin/templates.json").values()
+    asked_later = {form["question"] for of_attribute in templates for form in of_attribute}
     rows = []
     for name, record in people.items():
         for kind, core in rng.choices(forms, k=recipe.rows_per_character):
             title, pronoun = GENDERED[1:3] if record["性别"] == GENDERED[0] else GENDERED[4:6]
             words = {"n": name, "h": title, "p": pronoun}
-            question = (rng.choice(OPENINGS) + rng.choice(SUBJECTS) + core + rng.choice(ENDINGS)).format(**words)
+            question = _question_form(core, rng, asked_later).format(**words)
             answer = CORES[kind][0].format(n=name, v=record[ATTRIBUTE_OF.get(kind, kind)])
             rows.append([{"role": "user", "content": question}, {"role": "assistant", "content": answer}])
     rng.shuffle(rows)
     return rows
+
+
+def _question_form(core: str, rng: random.Random, taken: set[str]) -> str:
+    """`core` between a random subject, opening and ending; drawn anew while the form, as templates.json writes it, is `taken`."""
+    while True:
+        form = rng.choice(OPENINGS) + rng.choice(SUBJECTS) + core + rng.choice(ENDINGS)
+        if form.format(n="{name}", h="{honorific}", p="{pronoun}") not in taken:
+            return form
 
 
 # --- tokenizers -------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,191 @@
+"""The ways that `bench/` times give the same results, and its sums are right. Nothing here looks at a clock."""
+
+import json
+import math
+from argparse import Namespace
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models
+from transformers import PreTrainedTokenizerFast
+
+from bench import answering, bertscore, collating, gpu, material, sft
+from bench.timing import Line, interleaved, table
+from scripts import chat, tiny_models
+from scripts.collator import CompletionCollator
+
+TRL_LABELS = json.loads((Path(__file__).parent / "data" / "trl019_collator_labels.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def padding_tokenizer():
+    return collating.with_pad_token(tiny_models.build_tokenizer())
+
+
+# ----- timing
+
+
+def test_interleaved_takes_turns_and_keeps_the_best():
+    turns, clock = [], iter([5.0, 1.0, 3.0, 2.0])
+
+    def way(name):
+        turns.append(name)
+        return next(clock), f"{name}{len(turns)}"
+
+    best, results = interleaved({"a": partial(way, "a"), "b": partial(way, "b")}, rounds=2)
+    assert turns == ["a", "b", "a", "b"]
+    assert best == {"a": 3.0, "b": 1.0}
+    assert results == {"a": "a3", "b": "b4"}
+
+
+def test_table_says_whether_a_goal_is_met():
+    lines = [Line("count", 80.0, "fingers", 16.0, goal=4), Line("count", 80.0, "toes", 100.0, goal=1)]
+    assert table(lines).splitlines()[2:] == [
+        "| count | 80 | fingers | 16.0 | 5.00 | 4 | yes |",
+        "| count | 80 | toes | 100 | 0.80 | 1 | no |",
+    ]
+
+
+# ----- the ways agree
+
+
+@pytest.mark.parametrize("case", TRL_LABELS["cases"], ids=lambda case: case["name"])
+def test_trl_style_collator_gives_the_labels_recorded_from_trl(case):
+    words = Tokenizer(models.WordLevel({f"t{i}": i for i in range(64)}, unk_token="t63"))
+    numbers = PreTrainedTokenizerFast(
+        tokenizer_object=words,
+        pad_token=f"t{case['pad_id']}",
+        eos_token=f"t{case['eos_id']}",
+        padding_side=case["padding_side"],
+    )
+    collator = collating.TrlStyleCollator(numbers, case["response"], case["instruction"])
+    assert collator([{"input_ids": row} for row in case["rows"]])["labels"].tolist() == case["labels"]
+
+
+def test_collators_train_the_same_tokens(padding_tokenizer):
+    rows = material.encoded_rows(padding_tokenizer, 8)
+    slow = collating.TrlStyleCollator(
+        padding_tokenizer, chat.response_marker(padding_tokenizer), chat.instruction_marker(padding_tokenizer)
+    )
+    slow_batch = slow([{"input_ids": row["input_ids"]} for row in rows])
+    batch = CompletionCollator(padding_tokenizer)(rows)
+    for name in ("input_ids", "attention_mask", "labels"):
+        assert torch.equal(slow_batch[name], batch[name]), name
+
+
+def test_answers_are_the_same_one_at_a_time_batched_and_sorted(monkeypatch):
+    monkeypatch.setattr(answering, "MAX_NEW_TOKENS", 12)
+    tokenizer = tiny_models.build_tokenizer()
+    model = material.random_model(len(tokenizer), hidden=32, layers=1).eval()
+    questions = [row["messages"][0]["content"] for row in material.rows(12)]
+    head = model.get_output_embeddings().weight.data
+    for _ in range(20):  # a random model stops early once the end token's row is long enough
+        single = answering.one_at_a_time(model, tokenizer, questions)
+        if 0 < single.count("") < len(questions):
+            break
+        head[tokenizer.eos_token_id] *= 1.1
+    else:
+        pytest.fail("no mixture of answers that stop and answers that go on was found")
+    assert answering.plain_batches(model, tokenizer, questions, batch_size=5) == single
+    assert answering.ours(model, tokenizer, questions, batch_size=5) == single
+
+
+def test_bertscores_are_the_same_by_row_in_one_call_and_ours():
+    lines = bertscore.measure(count=16, by_row=6, rounds=1, hidden=32, layers=2)  # raises where F1s differ by 1e-6
+    assert [line.goal for line in lines] == [8, None, 2]
+
+
+def test_half_of_the_pairs_are_right_and_the_others_ramble():
+    pairs = bertscore.mixed_pairs(200)
+    wrong = [prediction for prediction, reference in pairs if prediction != reference]
+    assert 80 <= len(wrong) <= 120
+    assert all(len(prediction) >= 10 for prediction in wrong)
+
+
+@pytest.fixture(scope="module")
+def job(padding_tokenizer, tmp_path_factory):
+    base = material.random_model(len(padding_tokenizer), hidden=32, layers=1)
+    rows, folder = material.encoded_rows(padding_tokenizer, 4), tmp_path_factory.mktemp("sft")
+    return sft.Job(base, padding_tokenizer, rows, str(folder), step_rows=4, dropout=0.0)
+
+
+def test_every_sft_way_computes_the_same_loss(job):
+    sft.check_losses(sft.WAYS, job)
+
+
+def test_a_way_whose_rows_see_each_other_is_caught(job):
+    def leaking(job):
+        trainer = sft.ours(job)
+        collate = trainer.data_collator
+        trainer.data_collator = lambda rows: {k: v for k, v in collate(rows).items() if k != "position_ids"}
+        return trainer
+
+    with pytest.raises(AssertionError, match="leaking"):
+        sft.check_losses({sft.OURS: (sft.ours, False), "leaking": (leaking, False)}, job)
+
+
+def adapter_after_one_step(way, job):
+    """Each LoRA B after one optimizer step from zero; the rows twice over make the step that warms up and one more."""
+    _, trainer = sft.train(way, replace(job, rows=job.rows * 2))
+    return {name: value for name, value in trainer.model.named_parameters() if "lora_B" in name and value.requires_grad}
+
+
+@pytest.mark.parametrize("name", ["SFTTrainer, padded", "SFTTrainer, padding_free", "Trainer, padded"])
+def test_training_ends_with_the_same_adapter(job, name):
+    ours, other = (adapter_after_one_step(sft.WAYS[way][0], job) for way in (sft.OURS, name))
+    assert ours.keys() == other.keys() and len(ours) == len(sft.OUR_TARGETS)
+    for key in ours:
+        assert ours[key].abs().max() > 1e-4, f"{key} was not trained"
+        torch.testing.assert_close(other[key], ours[key], rtol=1e-3, atol=1e-6)
+
+
+def test_typical_batches_hold_rows_of_like_length_and_stand_for_all(padding_tokenizer):
+    rows = material.encoded_rows(padding_tokenizer, 640)
+    lengths = [len(row["input_ids"]) for row in sft.typical_batches(rows, steps=4, step_rows=16)]
+    assert len(lengths) == 64
+    spreads = [max(lengths[i : i + 16]) - min(lengths[i : i + 16]) for i in range(0, 64, 16)]
+    everywhere = [len(row["input_ids"]) for row in rows]
+    assert max(spreads) < (max(everywhere) - min(everywhere)) / 2
+    assert sum(lengths) / 64 == pytest.approx(sum(everywhere) / 640, rel=0.05)
+
+
+# ----- bench.gpu
+
+TINY_SHAPE = "--device cpu --layers 1 --hidden 32 --intermediate 64 --heads 4 --kv-heads 2 --vocabulary 1500 --steps 1"
+
+
+def test_useful_flops_by_hand():
+    args = gpu.arguments(TINY_SHAPE.split())
+    # q and o 32 x 32, k and v 32 x 16, three MLP matrices 32 x 64; the head is 32 x 1500; 4 operations a weight and token.
+    body, head = 2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64, 32 * 1500
+    assert gpu.useful_flops(args, tokens=10, trained=3) == 4 * (10 * body + 3 * head)
+
+
+def test_default_shape_is_the_7b():
+    args = gpu.arguments([])
+    model = gpu.build(Namespace(**vars(args) | {"device": "meta"}), torch.bfloat16, "sdpa")
+    assert model.num_parameters() == 7_615_616_512  # the checkpoint's own count
+
+
+def test_gpu_bench_runs_on_the_cpu_when_told_to(capsys):
+    gpu.main([*TINY_SHAPE.split(), "--step-rows", "4", "--peak-tflops", "1"])
+    rows = [line.split("|") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert [row[1].strip() for row in rows] == ["recipe", "article's recipe", "ours"]
+    assert all(not math.isnan(float(row[4].strip().rstrip("%"))) for row in rows[1:])
+
+
+def test_gpu_bench_says_so_where_there_is_no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match="no CUDA device found"):
+        gpu.main([])

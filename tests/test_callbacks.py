@@ -1,0 +1,353 @@
+"""The loss curve, also across a kill and resume, the stop on NaN, and what an out-of-memory error says."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from transformers import (
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainingArguments,
+    set_seed,
+)
+
+from scripts.artifacts import last_complete_checkpoint
+from scripts.callbacks import LossPlotCallback, StopOnNaN, loss_table, memory_advice, plot_losses
+from scripts.profiles import ROOT, Profile
+
+# What Trainer logs for two epochs of two steps, logged each step and evaluated each epoch.
+LOG = [
+    {"loss": 4.0, "grad_norm": 1.0, "learning_rate": 0.1, "epoch": 0.5, "step": 1},
+    {"loss": 3.0, "grad_norm": 1.0, "learning_rate": 0.1, "epoch": 1.0, "step": 2},
+    {"eval_loss": 2.5, "eval_runtime": 0.1, "epoch": 1.0, "step": 2},
+    {"loss": 2.0, "grad_norm": 1.0, "learning_rate": 0.1, "epoch": 1.5, "step": 3},
+    {"loss": 1.0, "grad_norm": 1.0, "learning_rate": 0.1, "epoch": 2.0, "step": 4},
+    {"eval_loss": 1.5, "eval_runtime": 0.1, "epoch": 2.0, "step": 4},
+    {"train_runtime": 1.0, "train_loss": 2.5, "epoch": 2.0, "step": 4},  # the mean of all: not a point of the curve
+]
+NAN = float("nan")
+TABLE = [[1, 0.5, 4.0, NAN], [2, 1.0, 3.0, 2.5], [3, 1.5, 2.0, NAN], [4, 2.0, 1.0, 1.5]]
+
+# ----- the table
+
+
+def test_the_table_has_a_row_a_step_and_each_evaluation_once():
+    table = loss_table(LOG)
+    assert list(table) == ["step", "epoch", "train_loss", "eval_loss"]
+    np.testing.assert_array_equal(table.to_numpy(), TABLE)
+
+
+def test_a_log_without_losses_makes_an_empty_table():
+    for log in ([], [{"train_runtime": 1.0, "step": 4}]):
+        table = loss_table(log)
+        assert table.empty and list(table) == ["step", "epoch", "train_loss", "eval_loss"]
+
+
+def test_a_loss_that_is_logged_anew_at_the_same_step_counts_once():
+    again = [*LOG[:3], {"eval_loss": 2.25, "epoch": 1.0, "step": 2}]  # evaluate() called by hand afterwards
+    np.testing.assert_array_equal(loss_table(again).to_numpy(), [TABLE[0], [2, 1.0, 3.0, 2.25]])
+
+
+class ArticlesCallback(TrainerCallback):
+    """The article's lists: an evaluation is recorded in on_log and once more in on_evaluate, its epoch only in the first."""
+
+    def __init__(self):
+        self.train_epoch, self.train_losses, self.eval_epoch, self.eval_losses = [], [], [], []
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if "loss" in logs:
+            self.train_epoch.append(logs["epoch"])
+            self.train_losses.append(logs["loss"])
+        if "eval_loss" in logs:
+            self.eval_epoch.append(logs["epoch"])
+            self.eval_losses.append(logs["eval_loss"])
+
+    def on_evaluate(self, args, state, control, metrics, **kwargs):
+        self.eval_losses.append(metrics["eval_loss"])
+
+
+# ----- a training that is watched
+
+
+def tiny_model():
+    set_seed(0)
+    return Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=50,
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            attention_dropout=0.1,  # so that a resume must bring back the random state too
+        )
+    )
+
+
+class Losing(torch.nn.Module):
+    """A model whose loss is `bad` from training step `at` on; evaluated, it is fine."""
+
+    def __init__(self, bad, at):
+        super().__init__()
+        self.weight, self.bad, self.at, self.steps = torch.nn.Parameter(torch.ones(1)), bad, at, 0
+
+    def forward(self, input_ids, labels):
+        self.steps += self.training
+        loss = self.weight.sum() * (self.bad if self.training and self.steps >= self.at else 1.0)
+        return {"loss": loss, "logits": torch.zeros(len(input_ids), 2)}
+
+
+def trainer(model, folder, callbacks, **settings):
+    rows = [{"input_ids": [3 + i % 7, 4 + i % 5, 5, 6 + i % 3, 2]} for i in range(20)]
+    rows = [row | {"labels": row["input_ids"]} for row in rows]
+    arguments = {
+        "num_train_epochs": 2,
+        "per_device_train_batch_size": 4,  # 5 steps an epoch
+        "learning_rate": 1e-2,
+        "eval_strategy": "epoch",
+        "save_strategy": "epoch",
+        "logging_steps": 2,  # does not divide the 5 steps of an epoch
+        "logging_nan_inf_filter": False,
+        "report_to": [],
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "seed": 1,
+        **settings,
+    }
+    return Trainer(
+        model,
+        TrainingArguments(folder / "checkpoints", **arguments),
+        train_dataset=rows,
+        eval_dataset=rows[:6],
+        callbacks=callbacks,
+    )
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """(folder, weights, the article's callback) of two epochs in one go."""
+    folder, article = tmp_path_factory.mktemp("uninterrupted"), ArticlesCallback()
+    run = trainer(tiny_model(), folder, [LossPlotCallback(folder), StopOnNaN(), article])
+    run.train()
+    return folder, run.model.state_dict(), article
+
+
+def test_a_training_leaves_its_curve_as_png_and_csv(uninterrupted):
+    folder, _, _ = uninterrupted
+    table = pd.read_csv(folder / "loss.csv")
+    assert table["step"].tolist() == [2, 4, 5, 6, 8, 10]  # 5: StopOnNaN has an epoch's last step logged
+    assert table.dropna(subset="eval_loss")["epoch"].tolist() == [1.0, 2.0]
+    assert table["train_loss"].notna().all() and table["train_loss"].iloc[-1] < table["train_loss"].iloc[0]
+    assert (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert sorted(os.listdir(folder)) == ["checkpoints", "loss.csv", "loss.png"]  # no temporary file is left
+
+
+def test_the_articles_lists_drift_apart_on_the_same_training_and_ours_do_not(uninterrupted):
+    folder, _, article = uninterrupted
+    table = pd.read_csv(folder / "loss.csv").dropna(subset="eval_loss")
+    assert len(article.eval_epoch) == 2 and len(article.eval_losses) == 4  # matplotlib refuses to draw these
+    assert article.eval_losses[0] == article.eval_losses[1]  # each evaluation twice
+    assert table["eval_loss"].tolist() == article.eval_losses[::2]
+    assert table["epoch"].tolist() == article.eval_epoch
+
+
+class KillAt(TrainerCallback):
+    """A SIGKILL in the middle of an epoch."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_killed_and_resumed_curve_and_weights_equal_those_of_an_uninterrupted_training(uninterrupted, tmp_path):
+    folder, weights, _ = uninterrupted
+    code = (
+        "import sys; from pathlib import Path; from tests.test_callbacks import *\n"
+        "folder = Path(sys.argv[1])\n"
+        "trainer(tiny_model(), folder, [LossPlotCallback(folder), StopOnNaN(), KillAt(8)]).train()"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    killed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, env={**os.environ})
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    checkpoint = last_complete_checkpoint(tmp_path / "checkpoints")
+    assert Path(checkpoint).name == "checkpoint-5"
+
+    titles = []
+    plot = LossPlotCallback(tmp_path, seconds=0)
+    plot._show = lambda figure: titles.append(figure.axes[0].get_title())
+    run = trainer(tiny_model(), tmp_path, [plot, StopOnNaN()])
+    run.train(resume_from_checkpoint=checkpoint)
+    assert (tmp_path / "loss.csv").read_text() == (folder / "loss.csv").read_text()
+    assert all(weight.equal(weights[name]) for name, weight in run.model.state_dict().items())
+    assert titles[0].startswith("step 6 of 10, resumed at 5, ") and "left" not in titles[-1]
+
+
+# ----- the plot
+
+
+def state(step=4, of=10, log=LOG, main=True):
+    return SimpleNamespace(global_step=step, max_steps=of, log_history=log, is_world_process_zero=main)
+
+
+def test_the_figure_draws_the_points_of_the_table():
+    figure = plot_losses(loss_table(LOG), "title")
+    train, held_out = figure.axes[0].lines
+    assert train.get_xydata().tolist() == [[0.5, 4.0], [1.0, 3.0], [1.5, 2.0], [2.0, 1.0]]
+    assert held_out.get_xydata().tolist() == [[1.0, 2.5], [2.0, 1.5]]
+    assert figure.axes[0].get_title() == "title" and "nats" in figure.axes[0].get_ylabel()
+
+
+def test_it_is_drawn_seldom_while_training_but_at_each_evaluation_and_at_the_end(tmp_path):
+    plot, drawn = LossPlotCallback(tmp_path, seconds=3600), []
+    plot._show = lambda figure: drawn.append(len(figure.axes[0].lines[0].get_xdata()))
+    plot.on_train_begin(None, state(0), None)
+    for count, log in enumerate(LOG[:-1], 1):
+        plot.on_log(None, state(log["step"], log=LOG[:count]), None, logs=log)
+    assert drawn == [1, 2, 4]  # the first point; then with both evaluations
+    plot.on_train_end(None, state(), None)
+    assert drawn == [1, 2, 4, 4]
+
+
+def test_nothing_is_drawn_without_a_loss_or_by_another_process_than_the_main_one(tmp_path):
+    plot = LossPlotCallback(tmp_path, seconds=0)
+    plot.on_log(None, state(log=[]), None, logs={})
+    plot.on_log(None, state(main=False), None, logs=LOG[0])
+    assert os.listdir(tmp_path) == []
+
+
+def test_figures_are_closed(tmp_path):
+    import matplotlib.pyplot as plt
+
+    before = plt.get_fignums()
+    plot = LossPlotCallback(tmp_path, seconds=0)
+    for _ in range(3):
+        plot.on_log(None, state(), None, logs=LOG[0])
+    assert plt.get_fignums() == before
+
+
+def test_outside_a_notebook_nothing_is_shown_and_inside_one_figure_is_redrawn_in_place(tmp_path, monkeypatch):
+    import IPython
+    from IPython import display
+
+    calls = []
+    handle = SimpleNamespace(update=lambda figure: calls.append("update"))
+
+    def show(figure, display_id):
+        calls.append(f"new, display_id {display_id}")
+        return handle
+
+    monkeypatch.setattr(display, "display", show)
+    plot = LossPlotCallback(tmp_path, seconds=0)
+    assert IPython.get_ipython() is None
+    plot.on_log(None, state(), None, logs=LOG[0])
+    assert calls == [] and (tmp_path / "loss.png").exists()
+    monkeypatch.setattr(IPython, "get_ipython", lambda: object())
+    for _ in range(3):
+        plot.on_log(None, state(), None, logs=LOG[0])
+    assert calls == ["new, display_id True", "update", "update"]
+
+
+# ----- the stop on NaN
+
+
+def saved_checkpoints(folder):
+    return sorted(path.name for path in (folder / "checkpoints").glob("checkpoint-*"))
+
+
+@pytest.mark.parametrize("bad", [NAN, float("inf")])
+def test_a_bad_loss_ends_the_training_before_a_checkpoint_of_it(tmp_path, bad):
+    """From step 10 on, an epoch's last: nothing but StopOnNaN has that step logged before its checkpoint."""
+    run = trainer(Losing(bad, at=10), tmp_path, [StopOnNaN()], logging_steps=1000)
+    with pytest.raises(FloatingPointError, match=r"at step 10: training stopped.*COOKBOOK_LEARNING_RATE"):
+        run.train()
+    assert saved_checkpoints(tmp_path) == ["checkpoint-5"]
+
+
+def test_so_it_does_where_checkpoints_are_saved_by_steps(tmp_path):
+    settings = {"logging_steps": 1000, "save_strategy": "steps", "save_steps": 3, "eval_strategy": "no"}
+    with pytest.raises(FloatingPointError, match="loss is nan at step 6"):
+        trainer(Losing(NAN, at=6), tmp_path, [StopOnNaN()], **settings).train()
+    assert saved_checkpoints(tmp_path) == ["checkpoint-3"]
+
+
+def test_without_it_trainer_saves_a_model_of_nan(tmp_path):
+    """What the callback prevents; and with Trainer's default filter the log does not even show it."""
+    run = trainer(Losing(NAN, at=4), tmp_path, [], logging_nan_inf_filter=True, logging_steps=1)
+    run.train()
+    assert saved_checkpoints(tmp_path) == ["checkpoint-10", "checkpoint-5"]
+    assert run.model.weight.isnan().all()
+    assert all(np.isfinite(log["loss"]) for log in run.state.log_history if "loss" in log)
+
+
+def test_a_learning_rate_without_bound_is_caught_too(tmp_path):
+    run = trainer(tiny_model(), tmp_path, [StopOnNaN()], learning_rate=float("inf"), lr_scheduler_type="constant")
+    with pytest.raises(FloatingPointError, match=r"(loss|grad_norm) is nan at step 2"):
+        run.train()
+    assert saved_checkpoints(tmp_path) == []
+
+
+@pytest.mark.parametrize("key", ["loss", "eval_loss", "grad_norm"])
+def test_any_logged_figure_that_is_not_finite_stops_and_other_logs_do_not(key):
+    callback = StopOnNaN()
+    with pytest.raises(FloatingPointError, match=f"{key} is -inf at step 4"):
+        callback.on_log(None, state(), TrainerControl(), logs={key: float("-inf")})
+    for fine in (None, {}, {key: 0.0}, {"train_runtime": 1.0}, {"learning_rate": NAN}):
+        callback.on_log(None, state(), TrainerControl(), logs=fine)
+
+
+def test_it_refuses_to_watch_a_loss_that_trainer_filters(tmp_path):
+    run = trainer(Losing(1.0, at=1), tmp_path, [StopOnNaN()], logging_nan_inf_filter=True)
+    with pytest.raises(ValueError, match="set logging_nan_inf_filter=False"):
+        run.train()
+
+
+# ----- memory
+
+
+def test_a_real_allocation_that_fails_becomes_advice():
+    with pytest.raises(MemoryError, match=r"^out of memory") as error, memory_advice():
+        torch.empty(2**46, dtype=torch.float32)  # 256 TiB
+    assert isinstance(error.value.__cause__, RuntimeError)
+    knobs = set(re.findall(r"COOKBOOK_(\w+?)(?:=|\b)", str(error.value)))
+    assert knobs == {
+        "TRAIN_BATCH_SIZE",
+        "GRADIENT_ACCUMULATION_STEPS",
+        "GRADIENT_CHECKPOINTING",
+        "LOAD_IN_4BIT",
+        "CAUSAL_LM",
+    }
+    assert knobs <= {field.name.upper() for field in fields(Profile)}, "a knob that no profile has"
+
+
+def test_cudas_error_becomes_advice_too():
+    with pytest.raises(MemoryError, match="COOKBOOK_TRAIN_BATCH_SIZE"), memory_advice():
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+
+@pytest.mark.parametrize("other", [RuntimeError("shapes differ"), ValueError("memory"), KeyboardInterrupt()])
+def test_other_errors_pass_through_as_they_are(other):
+    with pytest.raises(type(other)) as error, memory_advice():
+        raise other
+    assert error.value is other
+
+
+def test_work_that_fits_is_left_alone():
+    with memory_advice():
+        done = json.dumps([1])
+    assert done == "[1]"

@@ -1,0 +1,282 @@
+"""Messages to ids: both revisions of the template, one BOS, the same prompt in training and when asked, joined at the boundary."""
+
+import copy
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, processors
+from transformers import PreTrainedTokenizerFast
+
+from scripts import chat
+from scripts.tiny_models import ASSISTANT, BOS, EOS, USER
+
+# The first revision of DeepSeek's template, as far as our conversations go: no <think> after the last marker.
+FIRST_REVISION = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message['role'] == 'system' %}{{ message['content'] }}{% endif %}"
+    "{% if message['role'] == 'user' %}{{ '<｜User｜>' + message['content'] }}{% endif %}"
+    "{% if message['role'] == 'assistant' %}"
+    "{{ '<｜Assistant｜>' + message['content'].split('</think>')[-1] + '<｜end▁of▁sentence｜>' }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<｜Assistant｜>' }}{% endif %}"
+)
+REVISIONS = ["first", "today's", "serving"]
+END = {"first": ASSISTANT, "today's": f"{ASSISTANT}<think>\n\n</think>\n\n"}
+END["serving"] = END["today's"]
+
+
+@pytest.fixture(params=REVISIONS)
+def revision(request, tokenizer):
+    """(name, tokenizer) of the first revision, today's, and of what a merged checkpoint is saved with."""
+    tokenizer = copy.deepcopy(tokenizer)
+    if request.param == "first":
+        tokenizer.chat_template = FIRST_REVISION
+    if request.param == "serving":
+        tokenizer.chat_template = chat.serving_template(tokenizer)
+    return request.param, tokenizer
+
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def assistant(text):
+    return {"role": "assistant", "content": text}
+
+
+FACT = [user("钟离来自哪里？"), assistant("钟离来自璃月")]
+TALK = [{"role": "system", "content": "请简短回答"}, *FACT, user("温迪呢？"), assistant("温迪来自蒙德")]
+
+# ----- the prompt
+
+
+def test_a_prompt_ends_where_the_answer_begins(revision):
+    name, tokenizer = revision
+    assert chat.prompt_text(tokenizer, FACT[:1]) == f"{BOS}{USER}钟离来自哪里？{END[name]}"
+    assert chat.prompt_text(tokenizer, "钟离来自哪里？") == chat.prompt_text(tokenizer, FACT[:1])
+
+
+def test_earlier_turns_are_context(revision):
+    name, tokenizer = revision
+    expected = f"{BOS}请简短回答{USER}钟离来自哪里？{ASSISTANT}钟离来自璃月{EOS}{USER}温迪呢？{END[name]}"
+    assert chat.prompt_text(tokenizer, TALK[:-1]) == expected
+
+
+@pytest.mark.parametrize("messages", [FACT, TALK], ids=["one turn", "two turns"])
+def test_a_prompt_has_one_bos_and_one_special_token_a_marker(revision, messages):
+    name, tokenizer = revision
+    ids = chat.prompt_ids(tokenizer, messages[:-1])
+    assert ids[0] == tokenizer.bos_token_id and ids.count(tokenizer.bos_token_id) == 1
+    count = {text: ids.count(tokenizer.convert_tokens_to_ids(text)) for text in (USER, ASSISTANT, "<think>", "</think>")}
+    turns, blocks = len(messages) // 2, int(name != "first")
+    assert count == {USER: turns, ASSISTANT: turns, "<think>": blocks, "</think>": blocks}
+    assert tokenizer.decode(ids) == chat.prompt_text(tokenizer, messages[:-1])
+
+
+@pytest.mark.parametrize("messages", [FACT, TALK], ids=["one turn", "two turns"])
+def test_the_prompt_is_the_same_in_training_and_when_asked(revision, messages):
+    _, tokenizer = revision
+    row = chat.encode(tokenizer, messages)
+    prompt = chat.prompt_ids(tokenizer, messages[:-1])
+    assert row["input_ids"][: len(prompt)] == prompt
+    assert row["completion_mask"] == [0] * len(prompt) + [1] * (len(row["input_ids"]) - len(prompt))
+
+
+def test_answer_and_eos_carry_loss_and_nothing_else(revision):
+    _, tokenizer = revision
+    row = chat.encode(tokenizer, TALK)
+    trained = [i for i, mark in zip(row["input_ids"], row["completion_mask"], strict=True) if mark]
+    assert tokenizer.decode(trained) == f"温迪来自蒙德{EOS}"
+    assert trained.count(tokenizer.eos_token_id) == 1 and len(trained) == 7  # six characters and the end
+    assert row["input_ids"].count(tokenizer.eos_token_id) == 2  # the earlier answer's end is context
+
+
+def test_each_answer_of_a_conversation_gets_a_row_of_its_own():
+    parts = chat.turns(TALK)
+    assert parts == [TALK[:3], TALK]
+    assert chat.turns(TALK[:2]) == [] and chat.turns([*TALK, user("再见")]) == parts
+
+
+def test_the_markers_are_what_stands_before_a_question_and_after_it(revision):
+    name, tokenizer = revision
+    assert tokenizer.decode(chat.instruction_marker(tokenizer)) == USER
+    assert tokenizer.decode(chat.response_marker(tokenizer)) == END[name]
+    for messages in (FACT, TALK):
+        ids, marker = chat.prompt_ids(tokenizer, messages[:-1]), chat.response_marker(tokenizer)
+        assert ids[-len(marker) :] == marker
+
+
+def test_a_search_for_the_markers_finds_the_tokens_that_the_mask_marks(revision):
+    from scripts.collator import completion_labels
+
+    _, tokenizer = revision
+    row = chat.encode(tokenizer, FACT)
+    labels, fate = completion_labels(
+        row["input_ids"], chat.response_marker(tokenizer), chat.instruction_marker(tokenizer)
+    )
+    assert fate == "trained"
+    assert [int(label != -100) for label in labels] == row["completion_mask"]
+
+
+# ----- the traps
+
+
+def test_a_template_that_writes_bos_twice_is_refused(tokenizer):
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.chat_template = "{{ bos_token }}" + tokenizer.chat_template
+    with pytest.raises(ValueError, match="the chat template wrote 2 BOS tokens; a prompt has one"):
+        chat.prompt_ids(tokenizer, "钟离来自哪里？")
+
+
+def test_a_tokenizer_that_adds_bos_by_itself_does_not_double_it(tokenizer):
+    """The article's batch begins 151646, 151646: the template wrote a BOS, and tokenizing its text added another."""
+    adds = copy.deepcopy(tokenizer)
+    adds.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", special_tokens=[(BOS, tokenizer.bos_token_id)]
+    )
+    text = chat.prompt_text(adds, FACT[:1])
+    assert adds(text)["input_ids"][:2] == [adds.bos_token_id] * 2  # the trap
+    assert chat.prompt_ids(adds, FACT[:1]) == chat.prompt_ids(tokenizer, FACT[:1])
+    assert chat.encode(adds, FACT) == chat.encode(tokenizer, FACT)
+    assert chat.response_marker(adds) == chat.response_marker(tokenizer)
+    assert adds.bos_token_id not in chat.instruction_marker(adds)
+
+
+def merging_tokenizer():
+    """A BPE over single letters that knows one longer token, "\\na": a line's end and the "a" after it."""
+    own = ["<s>", "</s>", "\n", *"Response:abcd", "\na"]
+    vocab = {token: i for i, token in enumerate(dict.fromkeys(own))}
+    backend = Tokenizer(models.BPE(vocab=vocab, merges=[("\n", "a")]))
+    backend.decoder = decoders.Fuse()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
+    # An alpaca-like template: the prompt ends in ordinary text, not in a special token.
+    tokenizer.chat_template = (
+        "{{ bos_token }}{% for m in messages %}{{ m['content'] }}{{ '\\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'Response:\\n' }}{% endif %}"
+    )
+    return tokenizer
+
+
+def test_ids_are_joined_at_the_boundary_and_not_tokenized_anew():
+    tokenizer = merging_tokenizer()
+    messages = [user("cd"), assistant("ab")]
+    row = chat.encode(tokenizer, messages)
+    prompt = chat.prompt_ids(tokenizer, messages[:-1])
+    as_one_text = tokenizer(chat.prompt_text(tokenizer, messages[:-1]) + "ab</s>", add_special_tokens=False)["input_ids"]
+
+    line_end, a, b, merged, eos = tokenizer.convert_tokens_to_ids(["\n", "a", "b", "\na", "</s>"])
+    assert as_one_text[-3:] == [merged, b, eos]  # no token boundary is left between prompt and answer
+    assert row["input_ids"][-4:] == [line_end, a, b, eos]
+    assert row["input_ids"][: len(prompt)] == prompt and row["completion_mask"][-4:] == [0, 1, 1, 1]
+    assert tokenizer.decode(row["input_ids"]) == tokenizer.decode(as_one_text)  # the same text all the same
+
+
+def test_within_a_prompt_the_tokenizer_merges_as_it_does():
+    tokenizer = merging_tokenizer()
+    ids = chat.prompt_ids(tokenizer, [user("b"), assistant("c"), user("a")])
+    assert tokenizer.convert_tokens_to_ids("\na") in ids  # "c\na": as the model sees it when asked
+
+
+# ----- bad messages
+
+
+@pytest.mark.parametrize("special", [EOS, BOS, USER, ASSISTANT, "<think>", "</think>"])
+@pytest.mark.parametrize("turn", [0, 1])
+def test_a_text_that_spells_a_special_token_is_refused(tokenizer, special, turn):
+    messages = [dict(message) for message in FACT]
+    messages[turn]["content"] += f"{special}好"
+    role = messages[turn]["role"]
+    expected = rf"turn {turn + 1} \({role}\): its text spells the special token {special}, which would act as one"
+    with pytest.raises(ValueError, match=expected):
+        chat.encode(tokenizer, messages)
+
+
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        ([], "a conversation without messages; at least one user turn is needed"),
+        ([user("")], "turn 1 (user): content ''; a text that is not empty is right"),
+        ([user(" \n")], "turn 1 (user): content ' \\n'; a text that is not empty is right"),
+        ([user(None)], "turn 1 (user): content None; a text that is not empty is right"),
+        ([{"role": "user"}], "turn 1 (user): content None; a text that is not empty is right"),
+        ([{"role": "bot", "content": "好"}], "turn 1: role 'bot'; system, user or assistant is right"),
+        ([{"content": "好"}], "turn 1: role None; system, user or assistant is right"),
+        (FACT, "turn 2: the last turn is the assistant's; the user's is right here"),
+        ("", "turn 1 (user): content ''; a text that is not empty is right"),
+    ],
+)
+def test_messages_that_cannot_be_asked_are_refused(tokenizer, messages, message):
+    with pytest.raises(ValueError) as error:
+        chat.prompt_text(tokenizer, messages)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        (FACT[:1], "turn 1: the last turn is the user's; the assistant's is right here"),
+        ([FACT[0], assistant("")], "turn 2 (assistant): content ''; a text that is not empty is right"),
+        ([assistant("好")], "a conversation without messages; at least one user turn is needed"),
+        ([], "a conversation without messages; at least one user turn is needed"),
+    ],
+)
+def test_messages_that_cannot_be_trained_on_are_refused(tokenizer, messages, message):
+    with pytest.raises(ValueError) as error:
+        chat.encode(tokenizer, messages)
+    assert str(error.value) == message
+
+
+# ----- think
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "finished"),
+    [
+        ("岩元素", "岩元素", True),
+        ("  岩元素\n", "岩元素", True),
+        ("", "", True),
+        ("<think>\n岩神…\n</think>\n\n岩元素", "岩元素", True),
+        ("岩神…\n</think>\n\n岩元素", "岩元素", True),  # where the prompt opened the block
+        ("<think>\n\n</think>\n\n", "", True),
+        ("<think>a</think>b</think>c", "c", True),
+        ("<think>\n岩神", "", False),
+        ("<think>", "", False),
+        ("岩元素<think>\n等等", "", False),
+        ("<think>a</think>岩元素<think>等等", "", False),  # a second block that was cut off
+        ("<think>a</think>b<think>c</think>d", "d", True),
+    ],
+)
+def test_what_stands_before_the_end_of_thinking_goes(text, answer, finished):
+    assert chat.strip_think(text) == (answer, finished)
+
+
+# ----- serving
+
+
+def test_a_server_builds_our_prompt_from_the_serving_template(tokenizer):
+    server = copy.deepcopy(tokenizer)
+    server.chat_template = chat.serving_template(tokenizer)
+    for messages in (FACT[:1], TALK[:-1]):
+        served = server.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        assert served == chat.prompt_text(tokenizer, messages) == chat.prompt_text(server, messages)
+        ids = server.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+        assert ids == chat.prompt_ids(tokenizer, messages)
+    no_prompt = [copy_.apply_chat_template(FACT, tokenize=False) for copy_ in (tokenizer, server)]
+    assert no_prompt[0] == no_prompt[1]  # without a generation prompt nothing is added
+    assert tokenizer.chat_template != server.chat_template == chat.serving_template(server)
+
+
+def test_the_first_revision_serves_as_it_is(tokenizer):
+    first = copy.deepcopy(tokenizer)
+    first.chat_template = FIRST_REVISION
+    assert chat.serving_template(first) == FIRST_REVISION
+
+
+def test_the_serving_template_does_not_depend_on_how_the_template_spells_think(tokenizer):
+    other = copy.deepcopy(tokenizer)
+    other.chat_template = FIRST_REVISION.replace(
+        "{{ '<｜Assistant｜>' }}", '{{- "<｜Assistant｜>" ~ "<think>" + "\\n" -}}\n'
+    )
+    assert other.apply_chat_template(FACT[:1], tokenize=False, add_generation_prompt=True).endswith("<think>\n")
+    server = copy.deepcopy(other)
+    server.chat_template = chat.serving_template(other)
+    served = server.apply_chat_template(FACT[:1], tokenize=False, add_generation_prompt=True)
+    assert served == chat.prompt_text(other, FACT[:1]) == f"{BOS}{USER}钟离来自哪里？{END['serving']}"

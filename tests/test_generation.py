@@ -1,0 +1,381 @@
+"""Asking and scoring: batched as one at a time, killed and resumed, greedy whatever the model's own settings say."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, Qwen2Config, Qwen2ForCausalLM, set_seed
+
+from scripts import chat, generation
+from scripts.artifacts import read_jsonl
+from scripts.generation import answer
+from scripts.profiles import ROOT
+from scripts.scoring import completion_losses
+from scripts.tiny_models import checkpoint
+
+# Prompts of different length, so that a batch needs padding; about people whom the tiny model never met.
+QUESTIONS = [
+    "钟离来自哪里？",
+    "请问，温迪先生，他使用的是什么元素？",
+    "刻晴的性格",
+    "不好意思，我想了解，关于胡桃，她究竟是什么身份，平日里又做什么工作呢？",
+    "魈是男是女？",
+    "凝光的职务是什么",
+    "问一下，甘雨女士是哪国人啊？",
+]
+
+
+@pytest.fixture(scope="module")
+def real():
+    """(model, tokenizer): the tiny causal LM as the notebooks load it."""
+    folder = checkpoint("tiny-causal-lm")
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def random_model(tokenizer):
+    """Random weights, which never end an answer by themselves."""
+    set_seed(0)
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return Qwen2ForCausalLM(config)
+
+
+class Scripted(torch.nn.Module):
+    """Stands in for a model: generates the text given for each question, EOS after it if it ends with ".", else until it is cut."""
+
+    def __init__(self, tokenizer, texts):
+        super().__init__()
+        self.tokenizer, self.texts, self.batches = tokenizer, texts, []
+
+    device = torch.device("cpu")
+    filler = None  # what stands after an answer that ended before others; None: the pad token
+
+    def generate(self, input_ids, attention_mask, generation_config):
+        eos = self.tokenizer.eos_token_id
+        pad = self.filler or generation_config.pad_token_id
+        real = [ids[mask.bool()] for ids, mask in zip(input_ids, attention_mask, strict=True)]
+        asked = [self.tokenizer.decode(ids).split("<｜User｜>")[1].split("<｜Assistant｜>")[0] for ids in real]
+        self.batches.append(asked)
+        new = []
+        for question in asked:
+            text = self.texts[question]
+            ids = self.tokenizer(text.removesuffix("."), add_special_tokens=False)["input_ids"]
+            new.append((ids + [eos] * text.endswith("."))[: generation_config.max_new_tokens])
+        width = max(map(len, new))
+        return torch.cat([input_ids, torch.tensor([ids + [pad] * (width - len(ids)) for ids in new])], dim=1)
+
+
+# ----- the answers
+
+
+def test_batched_answers_equal_those_asked_one_at_a_time_and_the_models_own(real):
+    model, tokenizer = real
+    settings = {"max_new_tokens": 24}
+    single = answer(model, tokenizer, QUESTIONS, batch_size=1, **settings)
+    for batch_size in (2, 3, 64):
+        assert answer(model, tokenizer, QUESTIONS, batch_size=batch_size, **settings) == single
+    for question, row in zip(QUESTIONS, single, strict=True):
+        prompt = torch.tensor([chat.prompt_ids(tokenizer, question)])
+        tokens = greedy_by_hand(model, prompt, tokenizer.eos_token_id, 24)
+        assert row["text"] == tokenizer.decode(tokens, skip_special_tokens=True) and row["new_tokens"] == len(tokens)
+    assert [row["question"] for row in single] == QUESTIONS
+    assert len({row["text"] for row in single}) > 3, "the model says different things, or this proves little"
+
+
+@torch.inference_mode()
+def greedy_by_hand(model, ids, eos, limit):
+    """The likeliest token, again and again, each from a full pass without cache or padding."""
+    new = []
+    while len(new) < limit and new[-1:] != [eos]:
+        new.append(model(torch.cat([ids, torch.tensor([new], dtype=torch.long)], dim=1)).logits[0, -1].argmax().item())
+    return new
+
+
+def test_a_tokenizer_that_pads_on_the_right_by_habit_is_padded_on_the_left(real):
+    model, tokenizer = real
+    expected = answer(model, tokenizer, QUESTIONS[:3], max_new_tokens=8)
+    habit = AutoTokenizer.from_pretrained(checkpoint("tiny-causal-lm"), padding_side="right")
+    assert answer(model, habit, QUESTIONS[:3], max_new_tokens=8) == expected
+    assert habit.padding_side == "right"
+
+
+def test_answers_come_in_the_order_asked_and_a_question_that_stands_twice_is_asked_once(tokenizer):
+    model = Scripted(tokenizer, {question: f"{number}." for number, question in enumerate(QUESTIONS)})
+    asked = [QUESTIONS[2], QUESTIONS[0], QUESTIONS[2], QUESTIONS[3], QUESTIONS[0], QUESTIONS[1]]
+    rows = answer(model, tokenizer, asked, batch_size=2)
+    assert [row["prediction"] for row in rows] == ["2", "0", "2", "3", "0", "1"]
+    assert sorted(sum(model.batches, [])) == sorted(QUESTIONS[:4])
+    assert [len(batch) for batch in model.batches] == [2, 2]
+
+
+def test_the_longest_prompts_go_first_and_like_lengths_together(tokenizer):
+    model = Scripted(tokenizer, dict.fromkeys(QUESTIONS, "好."))
+    answer(model, tokenizer, QUESTIONS, batch_size=3)
+    lengths = [len(question) for batch in model.batches for question in batch]
+    assert lengths == sorted(lengths, reverse=True) and [len(batch) for batch in model.batches] == [3, 3, 1]
+
+
+def test_no_questions_need_no_model(tokenizer):
+    assert answer(None, tokenizer, []) == []
+
+
+def test_an_empty_question_is_refused_before_any_is_asked(tokenizer):
+    model = Scripted(tokenizer, {})
+    with pytest.raises(ValueError, match="content ' '; a text that is not empty is right"):
+        answer(model, tokenizer, [QUESTIONS[0], " "])
+    assert model.batches == []
+
+
+# ----- finished or not
+
+
+@pytest.mark.parametrize(
+    ("text", "row"),
+    [
+        ("岩元素.", ("岩元素", "岩元素", True, "", 4)),
+        (".", ("", "", True, "", 1)),
+        ("岩元素岩元素岩元素", ("岩元素岩元", "岩元素岩元", False, "cut off at max_new_tokens", 5)),
+        ("岩元素岩.", ("岩元素岩", "岩元素岩", True, "", 5)),  # EOS is the last token that fits
+        ("<think>岩</think>雷.", ("<think>岩</think>雷", "雷", True, "", 5)),
+        ("<think>岩神.", ("<think>岩神", "", False, "the think part has no end", 4)),
+        ("<think>岩神岩神岩神", ("<think>岩神岩神", "", False, "the think part has no end", 5)),
+        ("<think>岩</think>雷元", ("<think>岩</think>雷元", "雷元", False, "cut off at max_new_tokens", 5)),
+    ],
+)
+def test_an_answer_that_is_not_finished_says_why(tokenizer, text, row):
+    model = Scripted(tokenizer, {QUESTIONS[0]: text, QUESTIONS[1]: "水火风雷."})
+    first, second = answer(model, tokenizer, QUESTIONS[:2], max_new_tokens=5)
+    names = ("text", "prediction", "finished", "reason", "new_tokens")
+    assert first == {"question": QUESTIONS[0]} | dict(zip(names, row, strict=True))
+    assert second["finished"] and second["new_tokens"] == 5
+
+
+def test_padding_after_the_end_is_no_answer_even_where_pad_is_another_token(tokenizer):
+    model = Scripted(tokenizer, {QUESTIONS[0]: "岩.", QUESTIONS[1]: "水火风雷."})
+    model.filler = 9
+    rows = answer(model, tokenizer, QUESTIONS[:2])
+    assert [row["text"] for row in rows] == ["岩", "水火风雷"] and [row["new_tokens"] for row in rows] == [2, 5]
+
+
+# ----- greedy
+
+
+def test_a_model_that_would_sample_by_itself_answers_greedily_here(random_model, tokenizer):
+    expected = answer(random_model, tokenizer, QUESTIONS, max_new_tokens=12)
+    own = random_model.generation_config
+    random_model.generation_config = GenerationConfig(
+        do_sample=True, temperature=0.6, top_p=0.95, top_k=3, eos_token_id=tokenizer.eos_token_id
+    )
+    try:
+        prompt = {"input_ids": torch.tensor([chat.prompt_ids(tokenizer, QUESTIONS[0])]), "max_new_tokens": 12}
+        sampled = {tuple(random_model.generate(**prompt)[0].tolist()) for _ in range(5)}
+        assert len(sampled) > 1, "asked directly, it samples"
+        for seed in range(3):
+            set_seed(seed)
+            assert answer(random_model, tokenizer, QUESTIONS, max_new_tokens=12) == expected
+    finally:
+        random_model.generation_config = own
+
+
+def test_sampling_is_done_when_asked_for(random_model, tokenizer):
+    decoding = {"do_sample": True, "temperature": 5.0}
+    set_seed(0)
+    first, again = (answer(random_model, tokenizer, QUESTIONS[:1], decoding=decoding) for _ in range(2))
+    assert first != again
+    set_seed(0)
+    assert answer(random_model, tokenizer, QUESTIONS[:1], decoding=decoding) == first
+
+
+def test_the_model_is_out_of_training_mode_and_keeps_no_graph(random_model, tokenizer):
+    random_model.train()
+    answer(random_model, tokenizer, QUESTIONS[:1], max_new_tokens=1)
+    assert not random_model.training
+
+
+# ----- resuming
+
+
+def test_a_rerun_asks_only_what_is_missing(tokenizer, tmp_path, capsys):
+    path = tmp_path / "answers.jsonl"
+    texts = {question: f"{number}." for number, question in enumerate(QUESTIONS)}
+    answer(Scripted(tokenizer, texts), tokenizer, QUESTIONS[:3], path)
+    capsys.readouterr()
+    model = Scripted(tokenizer, texts)
+    rows = answer(model, tokenizer, QUESTIONS[1:5], path)
+    assert capsys.readouterr().out == "answers.jsonl: 2 of 4 questions were answered before\n"
+    assert [row["prediction"] for row in rows] == ["1", "2", "3", "4"]
+    assert sorted(sum(model.batches, [])) == sorted(QUESTIONS[3:5])
+    assert answer(None, tokenizer, QUESTIONS[:5], path) == answer(Scripted(tokenizer, texts), tokenizer, QUESTIONS[:5])
+    assert len(read_jsonl(path)) == 5
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"run": "another adapter"},
+        {"max_new_tokens": 9},
+        {"decoding": {"do_sample": True, "temperature": 0.1}},
+    ],
+    ids=["run", "max_new_tokens", "decoding"],
+)
+def test_answers_of_another_run_or_other_settings_are_not_taken_for_these(tokenizer, tmp_path, changed):
+    path, settings = tmp_path / "answers.jsonl", {"run": "adapter", "max_new_tokens": 8}
+    before = answer(Scripted(tokenizer, {QUESTIONS[0]: "旧."}), tokenizer, QUESTIONS[:1], path, **settings)
+    other = Scripted(tokenizer, {QUESTIONS[0]: "新."})
+    after = answer(other, tokenizer, QUESTIONS[:1], path, **{**settings, **changed})
+    assert (before[0]["prediction"], after[0]["prediction"]) == ("旧", "新")
+    # Both stay in the file, each under its own key; the batch size is no such setting.
+    assert answer(None, tokenizer, QUESTIONS[:1], path, batch_size=1, **settings) == before
+    assert answer(None, tokenizer, QUESTIONS[:1], path, **{**settings, **changed}) == after
+
+
+def test_another_template_is_another_question(tokenizer, tmp_path):
+    import copy
+
+    path = tmp_path / "answers.jsonl"
+    answer(Scripted(tokenizer, {QUESTIONS[0]: "旧."}), tokenizer, QUESTIONS[:1], path)
+    first_revision = copy.deepcopy(tokenizer)
+    first_revision.chat_template = tokenizer.chat_template.replace("<think>\\n", "")
+    model = Scripted(first_revision, {QUESTIONS[0]: "新."})
+    assert answer(model, first_revision, QUESTIONS[:1], path)[0]["prediction"] == "新"
+
+
+ANSWERING = """
+import os, signal, sys
+from pathlib import Path
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from scripts import generation
+from tests.test_generation import QUESTIONS
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1])
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+generate, batches = generation._generate, []
+def killed(*arguments):
+    batches.append(1)
+    if len(batches) == 3:
+        with open(sys.argv[2], "ab") as file:  # what a kill in the middle of an append leaves
+            file.write('{"key": "岩'.encode()[:-1])
+        os.kill(os.getpid(), signal.SIGKILL)
+    return generate(*arguments)
+generation._generate = killed
+generation.answer(model, tokenizer, QUESTIONS, sys.argv[2], batch_size=2, max_new_tokens=12)
+"""
+
+
+def test_killed_and_run_again_it_loses_nothing_and_repeats_nothing(real, tmp_path, capsys):
+    model, tokenizer = real
+    path, whole = tmp_path / "killed.jsonl", tmp_path / "whole.jsonl"
+    command = [sys.executable, "-c", ANSWERING, checkpoint("tiny-causal-lm"), str(path)]
+    killed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, env={**os.environ})
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert path.read_bytes().count(b"\n") == 4  # two batches of two
+
+    rows = answer(model, tokenizer, QUESTIONS, path, batch_size=2, max_new_tokens=12)
+    printed = capsys.readouterr().out
+    assert "killed.jsonl: the last line was cut off by a kill; 11 bytes removed" in printed
+    assert "killed.jsonl: 4 of 7 questions were answered before" in printed
+    assert rows == answer(model, tokenizer, QUESTIONS, whole, batch_size=2, max_new_tokens=12)
+    assert path.read_text("utf-8") == whole.read_text("utf-8")
+    assert sorted(row["question"] for row in read_jsonl(path)) == sorted(QUESTIONS)
+
+
+def test_each_batch_is_on_disk_before_the_next_is_asked(tokenizer, tmp_path):
+    path, seen = tmp_path / "answers.jsonl", []
+
+    class Looking(Scripted):
+        def generate(self, **batch):
+            seen.append(len(path.read_text("utf-8").splitlines()) if path.exists() else 0)
+            return super().generate(**batch)
+
+    answer(Looking(tokenizer, dict.fromkeys(QUESTIONS, "好.")), tokenizer, QUESTIONS, path, batch_size=3)
+    assert seen == [0, 3, 6]
+    line = json.loads(path.read_text("utf-8").splitlines()[0])
+    assert set(line) == {"key", "question", "text", "prediction", "finished", "reason", "new_tokens"}
+
+
+def test_the_shelfs_default_is_greedy():
+    assert generation.GREEDY["do_sample"] is False
+
+
+# ----- scoring
+
+ROWS = [
+    [{"role": "user", "content": question}, {"role": "assistant", "content": reply}]
+    for question, reply in zip(
+        QUESTIONS, ["钟离来自璃月", "风元素", "好", "胡桃是女性", "男", "凝光来自璃月", "璃月"], strict=True
+    )
+]
+
+
+@torch.inference_mode()
+def token_loop(model, tokenizer, messages):
+    """Nats of each answer token by hand: one pass, one softmax, one look-up a token."""
+    row = chat.encode(tokenizer, messages)
+    ids = row["input_ids"]
+    logits = model(torch.tensor([ids])).logits[0].double()
+    nats = [
+        -(logits[position - 1, ids[position]] - logits[position - 1].exp().sum().log()).item()
+        for position, trained in enumerate(row["completion_mask"])
+        if trained
+    ]
+    assert len(nats) == len(messages[-1]["content"]) + 1  # a token a character, and EOS
+    return sum(nats) / len(nats)
+
+
+@torch.inference_mode()
+def models_own_loss(model, tokenizer, messages):
+    row = chat.encode(tokenizer, messages)
+    labels = [i if mark else -100 for i, mark in zip(row["input_ids"], row["completion_mask"], strict=True)]
+    return model(torch.tensor([row["input_ids"]]), labels=torch.tensor([labels])).loss.item()
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_losses_are_those_of_a_token_loop_and_of_the_model_itself(random_model, tokenizer, batch_size):
+    losses = completion_losses(random_model, tokenizer, ROWS, batch_size)
+    assert losses.shape == (7,) and losses.dtype == np.float64
+    np.testing.assert_allclose(losses, [token_loop(random_model, tokenizer, row) for row in ROWS], rtol=1e-5)
+    np.testing.assert_allclose(losses, [models_own_loss(random_model, tokenizer, row) for row in ROWS], rtol=1e-5)
+    assert np.ptp(losses) > 0.01  # the rows differ, so a wrong order would show
+
+
+def test_a_trained_model_gives_the_same_agreement(real):
+    model, tokenizer = real
+    losses = completion_losses(model, tokenizer, ROWS)
+    np.testing.assert_allclose(losses, [token_loop(model, tokenizer, row) for row in ROWS], rtol=1e-4)
+
+
+def test_perplexity_is_the_number_of_tokens_a_model_without_preference_is_torn_between(random_model, tokenizer):
+    head = random_model.lm_head.weight.detach().clone()
+    try:
+        with torch.no_grad():
+            random_model.lm_head.weight.zero_()
+        losses = completion_losses(random_model, tokenizer, ROWS[:2])
+    finally:
+        with torch.no_grad():
+            random_model.lm_head.weight.copy_(head)
+    np.testing.assert_allclose(np.exp(losses), len(tokenizer), rtol=1e-4)
+    assert math.isclose(losses[0], math.log(len(tokenizer)), rel_tol=1e-6)
+
+
+def test_earlier_turns_are_read_and_not_scored(random_model, tokenizer):
+    talk = [*ROWS[0], {"role": "user", "content": "温迪呢？"}, {"role": "assistant", "content": "蒙德"}]
+    losses = completion_losses(random_model, tokenizer, [talk, talk[2:], ROWS[1]])
+    np.testing.assert_allclose(losses[0], token_loop(random_model, tokenizer, talk), rtol=1e-5)
+    assert not np.isclose(losses[0], losses[1], rtol=1e-5)
+
+
+def test_no_rows_have_no_losses(random_model, tokenizer):
+    assert completion_losses(random_model, tokenizer, []).shape == (0,)

@@ -1,0 +1,35 @@
+"""The README's figures are those of the committed notebooks, and its tree is the real one."""
+
+import re
+
+import nbformat
+
+from scripts.profiles import ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def shown_by(notebook: str) -> str:
+    """All that the committed notebook shows as text or HTML."""
+    cells = nbformat.read(ROOT / "notebooks" / f"{notebook}.ipynb", as_version=4).cells
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    return " ".join(str(o.get("text", "")) + str(o.get("data", {}).get("text/html", "")) for o in outputs)
+
+
+def test_every_result_in_the_readme_is_shown_by_notebook_02():
+    table = README.split("<!-- results")[1].split("<!-- end of results")[0]
+    results = re.findall(r"\d+\.\d%", table)
+    assert len(results) == 9
+    cells = re.findall(r">\s*(\d+\.\d%)\s*</td>", shown_by("02_lora_sft"))
+    assert [r for r in results if r not in cells] == []
+
+
+def test_the_tree_names_every_module_and_nothing_else():
+    tree = README.split("## The tree")[1]
+    named = set(re.findall(r"^ {8}(\w+) ", tree, re.MULTILINE))
+    assert named == {path.stem for path in (ROOT / "scripts").glob("*.py")} - {"__init__"}
+
+
+def test_links_lead_to_files():
+    for link in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / link).exists(), link
