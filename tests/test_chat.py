@@ -65,7 +65,9 @@ def test_a_prompt_has_one_bos_and_one_special_token_a_marker(revision, messages)
     name, tokenizer = revision
     ids = chat.prompt_ids(tokenizer, messages[:-1])
     assert ids[0] == tokenizer.bos_token_id and ids.count(tokenizer.bos_token_id) == 1
-    count = {text: ids.count(tokenizer.convert_tokens_to_ids(text)) for text in (USER, ASSISTANT, "<think>", "</think>")}
+    count = {
+        text: ids.count(tokenizer.convert_tokens_to_ids(text)) for text in (USER, ASSISTANT, "<think>", "</think>")
+    }
     turns, blocks = len(messages) // 2, int(name != "first")
     assert count == {USER: turns, ASSISTANT: turns, "<think>": blocks, "</think>": blocks}
     assert tokenizer.decode(ids) == chat.prompt_text(tokenizer, messages[:-1])
@@ -160,7 +162,9 @@ def test_ids_are_joined_at_the_boundary_and_not_tokenized_anew():
     messages = [user("cd"), assistant("ab")]
     row = chat.encode(tokenizer, messages)
     prompt = chat.prompt_ids(tokenizer, messages[:-1])
-    as_one_text = tokenizer(chat.prompt_text(tokenizer, messages[:-1]) + "ab</s>", add_special_tokens=False)["input_ids"]
+    as_one_text = tokenizer(chat.prompt_text(tokenizer, messages[:-1]) + "ab</s>", add_special_tokens=False)[
+        "input_ids"
+    ]
 
     line_end, a, b, merged, eos = tokenizer.convert_tokens_to_ids(["\n", "a", "b", "\na", "</s>"])
     assert as_one_text[-3:] == [merged, b, eos]  # no token boundary is left between prompt and answer

@@ -64,6 +64,10 @@ class Scripted(torch.nn.Module):
     device = torch.device("cpu")
     filler = None  # what stands after an answer that ended before others; None: the pad token
 
+    @property
+    def asked(self):
+        return [question for batch in self.batches for question in batch]
+
     def generate(self, input_ids, attention_mask, generation_config):
         eos = self.tokenizer.eos_token_id
         pad = self.filler or generation_config.pad_token_id
@@ -118,14 +122,14 @@ def test_answers_come_in_the_order_asked_and_a_question_that_stands_twice_is_ask
     asked = [QUESTIONS[2], QUESTIONS[0], QUESTIONS[2], QUESTIONS[3], QUESTIONS[0], QUESTIONS[1]]
     rows = answer(model, tokenizer, asked, batch_size=2)
     assert [row["prediction"] for row in rows] == ["2", "0", "2", "3", "0", "1"]
-    assert sorted(sum(model.batches, [])) == sorted(QUESTIONS[:4])
+    assert sorted(model.asked) == sorted(QUESTIONS[:4])
     assert [len(batch) for batch in model.batches] == [2, 2]
 
 
 def test_the_longest_prompts_go_first_and_like_lengths_together(tokenizer):
     model = Scripted(tokenizer, dict.fromkeys(QUESTIONS, "好."))
     answer(model, tokenizer, QUESTIONS, batch_size=3)
-    lengths = [len(question) for batch in model.batches for question in batch]
+    lengths = [len(question) for question in model.asked]
     assert lengths == sorted(lengths, reverse=True) and [len(batch) for batch in model.batches] == [3, 3, 1]
 
 
@@ -218,7 +222,7 @@ def test_a_rerun_asks_only_what_is_missing(tokenizer, tmp_path, capsys):
     rows = answer(model, tokenizer, QUESTIONS[1:5], path)
     assert capsys.readouterr().out == "answers.jsonl: 2 of 4 questions were answered before\n"
     assert [row["prediction"] for row in rows] == ["1", "2", "3", "4"]
-    assert sorted(sum(model.batches, [])) == sorted(QUESTIONS[3:5])
+    assert sorted(model.asked) == sorted(QUESTIONS[3:5])
     assert answer(None, tokenizer, QUESTIONS[:5], path) == answer(Scripted(tokenizer, texts), tokenizer, QUESTIONS[:5])
     assert len(read_jsonl(path)) == 5
 

@@ -56,9 +56,7 @@ def save_adapter(folder, base, seed=0, targets=("q_proj", "v_proj", "down_proj")
     model = AutoModelForCausalLM.from_pretrained(base)
     trained_on = base_fingerprint(model)
     set_seed(seed)
-    config = LoraConfig(
-        r=4, lora_alpha=8, target_modules=list(targets), init_lora_weights=False, task_type="CAUSAL_LM"
-    )
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=list(targets), init_lora_weights=False, task_type="CAUSAL_LM")
     get_peft_model(model, config).save_pretrained(folder)
     write_json(folder / "run.json", {"base_fingerprint": trained_on})
     return folder
@@ -197,7 +195,9 @@ def test_the_same_merge_is_left_untouched(places, tokenizer, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "change", [{"adapter": "other_adapter"}, {"base": "other_base"}, {"dtype": torch.bfloat16}], ids=lambda c: next(iter(c))
+    "change",
+    [{"adapter": "other_adapter"}, {"base": "other_base"}, {"dtype": torch.bfloat16}],
+    ids=lambda c: next(iter(c)),
 )
 def test_another_merge_is_not_written_over(places, tokenizer, change):
     before = contents(places["merged"])
@@ -312,7 +312,9 @@ def test_the_articles_targets_do_not_change_it_either(places):
     assert base_fingerprint(get_peft_model(model, config)) == before
 
 
-@pytest.mark.parametrize("part", ["model.norm.weight", "model.embed_tokens.weight", "model.layers.1.input_layernorm.weight"])
+@pytest.mark.parametrize(
+    "part", ["model.norm.weight", "model.embed_tokens.weight", "model.layers.1.input_layernorm.weight"]
+)
 def test_a_base_that_was_trained_on_has_another(places, part):
     model = AutoModelForCausalLM.from_pretrained(places["base"])
     before = base_fingerprint(model)
