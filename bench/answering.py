@@ -49,7 +49,7 @@ def _settings(tokenizer) -> dict:
 
 
 def measure(
-    prompts: int = 1000, one_by_one: int = 64, rounds: int = 2, vocabulary: int = material.VOCABULARY
+    prompts: int = 1000, one_by_one: int = 64, rounds: int = 3, vocabulary: int = material.VOCABULARY
 ) -> list[Line]:
     """The lines of this task. The loop answers the first `one_by_one` prompts only: its rate does not depend on how many.
 

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 
+import psutil
+
 from scripts.profiles import Profile, machine, pins
 
 
@@ -35,8 +37,10 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     """The same for a folder: yield an empty temporary one that takes `path`'s place (whatever stood there) at the end."""
     path = Path(path)
     temporary, old = path.with_name(f".{path.name}.{os.getpid()}"), path.with_name(f".{path.name}.old.{os.getpid()}")
-    for left in (temporary, old):  # by a killed process that had this one's id, as happens in containers
-        shutil.rmtree(left, ignore_errors=True)
+    for left in path.parent.glob(f".{path.name}.*"):  # by a killed process, perhaps one with this one's id
+        maker = int(left.name.rsplit(".", 1)[-1])
+        if maker == os.getpid() or not psutil.pid_exists(maker):
+            shutil.rmtree(left, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
         yield temporary

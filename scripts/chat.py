@@ -36,7 +36,7 @@ def prompt_ids(tokenizer, messages: list[dict] | str) -> list[int]:
     text = prompt_text(tokenizer, messages)
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     bos = tokenizer.bos_token_id
-    if bos is not None and ids.count(bos) > 1:
+    if bos is not None and ids.count(bos) != 1:
         raise ValueError(f"the chat template wrote {ids.count(bos)} BOS tokens; a prompt has one: {text[:60]!r}")
     return ids
 
@@ -110,7 +110,7 @@ def _check(tokenizer, messages: list[dict], last: str) -> None:
     """Raise ValueError that names the turn and what is wrong with it."""
     if not messages:
         raise ValueError("a conversation without messages; at least one user turn is needed")
-    special = set(tokenizer.all_special_tokens) | {THINK_OPEN, THINK_CLOSE, "<｜User｜>", "<｜Assistant｜>"}
+    special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab(), THINK_OPEN, THINK_CLOSE}
     for number, message in enumerate(messages, 1):
         role, content = message.get("role"), message.get("content")
         if role not in ("system", "user", "assistant"):

@@ -11,7 +11,15 @@ from transformers import GenerationConfig
 from scripts import chat
 from scripts.artifacts import append_jsonl, fingerprint, read_jsonl
 
-GREEDY = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+# Each is said, because what is left out is filled in from the checkpoint's own generation config.
+GREEDY = {
+    "do_sample": False,
+    "num_beams": 1,
+    "repetition_penalty": 1.0,
+    "temperature": None,
+    "top_p": None,
+    "top_k": None,
+}
 
 
 def answer(

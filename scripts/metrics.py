@@ -326,18 +326,6 @@ def _load_scorer(model, num_layers, device):
     return scorer
 
 
-def bert_scores(
-    predictions: Iterable[str],
-    references: Iterable[str],
-    model: str | Path,
-    num_layers: int,
-    batch_size: int = 32,
-    device="cpu",
-) -> pd.DataFrame:
-    """`BertScores(...).score(...)` for a single call; the encoder is loaded for it and dropped after it."""
-    return BertScores(model, num_layers, batch_size, device).score(predictions, references)
-
-
 def random_pair_baseline(
     scorer: BertScores, predictions: Iterable[str], references: Iterable[str], seed: int = 0
 ) -> pd.DataFrame:

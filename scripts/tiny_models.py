@@ -61,7 +61,7 @@ BERT = replace(CAUSAL_LM, layers=2, epochs=1)
 
 # Question forms are drawn from this grammar: opening + subject + core + ending. They share words, not sentences, with
 # data/genshin/templates.json: the forms of it that the grammar can make are left out. {v} in an answer is the made-up value.
-OPENINGS = (
+OPENINGS = [
     "",
     "",
     "",
@@ -74,9 +74,9 @@ OPENINGS = (
     "不好意思，",
     "请教，",
     "我想了解，",
-)
-SUBJECTS = "{n}", "{n}", "{n}{h}", "{n}{h}，{p}", "关于{n}，{p}", "{n}，{p}"
-ENDINGS = "", "？", "？", "？", "呢？", "呀？", "啊", "啊？"
+]
+SUBJECTS = ["{n}", "{n}", "{n}{h}", "{n}{h}，{p}", "关于{n}，{p}", "{n}，{p}"]
+ENDINGS = ["", "？", "？", "？", "呢？", "呀？", "啊", "啊？", "？谢谢！"]
 CORES = {
     "性别": (
         "{n}是{v}",

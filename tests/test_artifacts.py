@@ -71,6 +71,15 @@ def test_a_kill_leaves_the_old_file_whole(tmp_path):
     assert read_json(target) == {"old": 1}
 
 
+def test_who_reads_the_old_file_reads_it_to_its_end(tmp_path):
+    """The new file takes its place by a rename: no moment in which it is half written."""
+    write_json(tmp_path / "figures.json", {"old": 1})
+    with open(tmp_path / "figures.json") as reader:
+        write_json(tmp_path / "figures.json", {"new": 2})
+        assert json.load(reader) == {"old": 1}
+    assert read_json(tmp_path / "figures.json") == {"new": 2}
+
+
 def test_json_is_written_for_people(tmp_path):
     write_json(tmp_path / "a.json", {"钟离": [1, "岩元素"]})
     text = (tmp_path / "a.json").read_text(encoding="utf-8")

@@ -51,9 +51,12 @@ def test_interleaved_takes_turns_and_keeps_the_best():
 
 def test_table_says_whether_a_goal_is_met():
     lines = [Line("count", 80.0, "fingers", 16.0, goal=4), Line("count", 80.0, "toes", 100.0, goal=1)]
+    lines += [Line("count", 80.0, "beads", 81.0, goal=1), Line("count", 80.0, "stones", 8.0)]
     assert table(lines).splitlines()[2:] == [
         "| count | 80 | fingers | 16.0 | 5.00 | 4 | yes |",
         "| count | 80 | toes | 100 | 0.80 | 1 | no |",
+        "| count | 80 | beads | 81 | 0.99 | 1 | even |",
+        "| count | 80 | stones | 8.0 | 10.00 |  |  |",
     ]
 
 

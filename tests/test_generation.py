@@ -259,11 +259,9 @@ def test_another_template_is_another_question(tokenizer, tmp_path):
 
 
 ANSWERING = """
-import os, signal, sys
-from pathlib import Path
+import json, os, signal, sys
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from scripts import generation
-from tests.test_generation import QUESTIONS
 model = AutoModelForCausalLM.from_pretrained(sys.argv[1])
 tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
 generate, batches = generation._generate, []
@@ -275,14 +273,14 @@ def killed(*arguments):
         os.kill(os.getpid(), signal.SIGKILL)
     return generate(*arguments)
 generation._generate = killed
-generation.answer(model, tokenizer, QUESTIONS, sys.argv[2], batch_size=2, max_new_tokens=12)
+generation.answer(model, tokenizer, json.loads(sys.argv[3]), sys.argv[2], batch_size=2, max_new_tokens=12)
 """
 
 
 def test_killed_and_run_again_it_loses_nothing_and_repeats_nothing(real, tmp_path, capsys):
     model, tokenizer = real
     path, whole = tmp_path / "killed.jsonl", tmp_path / "whole.jsonl"
-    command = [sys.executable, "-c", ANSWERING, checkpoint("tiny-causal-lm"), str(path)]
+    command = [sys.executable, "-c", ANSWERING, checkpoint("tiny-causal-lm"), str(path), json.dumps(QUESTIONS)]
     killed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, env={**os.environ})
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert path.read_bytes().count(b"\n") == 4  # two batches of two

@@ -215,11 +215,6 @@ def test_each_distinct_text_is_encoded_once_with_its_like(scorer, monkeypatch):
     assert [width - 2 for _, width, _ in shapes] == [9, 2]
 
 
-def test_bert_scores_in_one_call_takes_the_same_way(encoder, scorer):
-    one_call = metrics.bert_scores(["岩元素"], ["水元素"], encoder, num_layers=2)
-    pd.testing.assert_frame_equal(one_call, scorer.score(["岩元素"], ["水元素"]))
-
-
 @pytest.mark.parametrize("layers", [4, -1])
 def test_a_layer_that_is_not_there(encoder, layers):
     with pytest.raises(ValueError, match=f"num_layers={layers} is no layer of this model.*between 0 and 3"):
