@@ -165,7 +165,7 @@ def start(*packages: str) -> Profile:
     Raises ModuleNotFoundError that names the command to run when a package is missing.
     """
     profile = load_profile()
-    _quiet()
+    quiet()
     import torch
     from transformers import set_seed
 
@@ -191,7 +191,7 @@ def _cuda_found() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "no CUDA device found"
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Turn off what a reader can't act on: load bars, map bars, and libraries' notes on their own plans."""
     import datasets
     import transformers

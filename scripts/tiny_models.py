@@ -33,7 +33,7 @@ from trl.chat_template_utils import deepseek_r1_distill_chat_template
 from scripts import chat
 from scripts.artifacts import atomic_folder, fingerprint, read_json, write_json
 from scripts.collator import CompletionCollator
-from scripts.profiles import ROOT, load_profile, shown
+from scripts.profiles import ROOT, load_profile, quiet, shown
 
 BOS, EOS, USER, ASSISTANT = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>"
 
@@ -294,7 +294,7 @@ def _train(model, rows: list[dict], collate, recipe: Recipe, label: str) -> None
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, len(batches), pct_start=0.1)
     model.train()
-    for batch in tqdm(batches, desc=label, unit="step", leave=False):
+    for batch in tqdm(batches, desc=label, unit="step", leave=False, mininterval=0.5):
         model(**collate(batch)).loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -343,6 +343,7 @@ def checkpoint(name: str) -> str:
 
 
 if __name__ == "__main__":  # `make run` and `make test` build what the profile needs before any notebook starts
+    quiet()
     profile = load_profile()
     torch.set_num_threads(profile.cpu_threads)
     for model_name in (profile.causal_lm, profile.encoder):
