@@ -1,21 +1,17 @@
-"""The table of ratios: `.venv/bin/python -m bench`, about six minutes on two cores. README.md explains every line."""
+"""The table of ratios: `.venv/bin/python -m bench`, five to seven minutes on two busy cores. README.md explains every line."""
 
 from __future__ import annotations
 
-import os
 import platform
 import time
-import warnings
 from importlib import metadata
 
-import datasets
 import torch
-import transformers
 
 from bench import answering, bertscore, collating, sft
 from bench.timing import table
 from scripts import tiny_models
-from scripts.profiles import machine
+from scripts.profiles import machine, quiet
 
 SMALL_WAYS = (sft.OURS, "SFTTrainer, padded", "SFTTrainer, padding_free", "Trainer, padded", "Trainer, group_by_length")
 
@@ -49,15 +45,6 @@ def main() -> None:
         lines += measure()
         print(f"{name}: {time.perf_counter() - started:.0f} s", flush=True)
     print(f"\n{table(lines)}\n\n{time.perf_counter() - begun:.0f} s in all; every way gave the same results as ours")
-
-
-def quiet() -> None:
-    """Turn off the libraries' bars and their notes on their own plans."""
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    warnings.filterwarnings("ignore")
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
 
 
 if __name__ == "__main__":
