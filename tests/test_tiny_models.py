@@ -302,7 +302,7 @@ def change_recipe(monkeypatch):
 
 
 def change_text(monkeypatch):
-    monkeypatch.setattr(tiny_models, "ENDINGS", ("？？",))
+    monkeypatch.setattr(tiny_models, "ENDINGS", ["？？"])
 
 
 def change_alphabet(monkeypatch):
