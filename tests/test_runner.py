@@ -253,6 +253,7 @@ def test_ctrl_c_stops_the_kernel_too(toy):
     root, _ = toy
     write(root, "01_a", "import os, time\nprint(os.getpid(), file=open('pid', 'w'), flush=True)\ntime.sleep(60)")
     code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background shell ignores it
         "import sys, pathlib; from scripts import runner\n"
         "runner.ROOT = pathlib.Path(sys.argv[1])\nsys.exit(runner.main([]))"
     )
