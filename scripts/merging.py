@@ -129,15 +129,24 @@ def compare_logits(left: torch.Tensor, right: torch.Tensor) -> dict[str, float]:
     }
 
 
-def merge_receipt(base: str, adapter: str | Path, merged: str | Path, prompts: list[list[int]], dtype, device) -> dict:
-    """base + adapter against the merged checkpoint read back from disk, computed in `dtype`: `compare_logits` of the two.
+def merge_receipt(
+    base: str, adapter: str | Path, merged: str | Path | None, prompts: list[list[int]], dtype: torch.dtype, device
+) -> dict:
+    """base + adapter against the merge, both computed in `dtype`: `compare_logits` of the two.
 
-    One model is in memory at a time.
+    `merged` is the checkpoint's folder, read back from disk; None merges in memory instead, which in float32 shows the sum alone,
+    without the rounding of a 16-bit checkpoint. One model is in memory at a time.
     """
-    two = load_with_adapter(base, adapter, dtype, device)
-    expected = prompt_logits(two, prompts)
-    del two
-    one = AutoModelForCausalLM.from_pretrained(merged, dtype=dtype, device_map={"": device})
-    return {"dtype": str(dtype).removeprefix("torch."), "positions": len(expected)} | compare_logits(
-        expected, prompt_logits(one, prompts)
-    )
+    one = load_with_adapter(base, adapter, dtype, device)
+    expected = prompt_logits(one, prompts)
+    if merged is None:
+        one = one.merge_and_unload(safe_merge=True)
+    else:
+        del one
+        one = AutoModelForCausalLM.from_pretrained(merged, dtype=dtype, device_map={"": device})
+    return {
+        "merged": "in memory" if merged is None else "read from disk",
+        "dtype": str(dtype).removeprefix("torch."),
+        "positions": len(expected),
+        **compare_logits(expected, prompt_logits(one, prompts)),
+    }

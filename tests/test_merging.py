@@ -119,10 +119,13 @@ def test_the_merged_weights_are_base_plus_scaled_product(places):
         torch.testing.assert_close(merged[name], base[name] + 8 / 4 * b @ a)
 
 
+@pytest.mark.parametrize("where", ["read from disk", "in memory"])
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-4), (torch.bfloat16, 0.1)])
-def test_the_receipt_says_so(places, prompts, dtype, bound):
-    receipt = merge_receipt(places["base"], places["adapter"], places["merged"], prompts, dtype, CPU)
-    assert list(receipt) == ["dtype", "positions", "max difference", "mean difference", "argmax agreement"]
+def test_the_receipt_says_so(places, prompts, dtype, bound, where):
+    folder = places["merged"] if where == "read from disk" else None
+    receipt = merge_receipt(places["base"], places["adapter"], folder, prompts, dtype, CPU)
+    assert list(receipt) == ["merged", "dtype", "positions", "max difference", "mean difference", "argmax agreement"]
+    assert receipt["merged"] == where
     assert receipt["dtype"] == str(dtype).split(".")[1] and receipt["positions"] == sum(map(len, prompts))
     assert 0 <= receipt["mean difference"] <= receipt["max difference"] < bound
     assert receipt["argmax agreement"] == 1.0 or dtype == torch.bfloat16
@@ -133,6 +136,14 @@ def test_the_receipt_shows_a_merge_of_something_else(places, prompts, tmp_path, 
     wrong = merge(places["base"], places["other_adapter"], tmp_path / "wrong", tokenizer, torch.float32, CPU)
     receipt = merge_receipt(places["base"], places["adapter"], wrong, prompts, torch.float32, CPU)
     assert receipt["max difference"] > 0.01
+
+
+def test_the_sum_in_memory_is_exact_where_the_stored_16_bits_are_not(places, prompts, tmp_path, tokenizer):
+    half = merge(places["base"], places["adapter"], tmp_path / "half", tokenizer, torch.bfloat16, CPU)
+    stored, summed = (
+        merge_receipt(places["base"], places["adapter"], where, prompts, torch.float32, CPU) for where in (half, None)
+    )
+    assert summed["max difference"] < 1e-4 < stored["max difference"]
 
 
 def test_the_dtype_asked_for_is_the_one_saved(places, tmp_path, tokenizer):

@@ -63,9 +63,9 @@ def test_the_base_knows_nothing_and_the_tuned_model_knows_the_facts():
 
 
 def test_merged_and_unmerged_agree():
-    receipt = {row["dtype"]: row for row in read_json(FRESH / "03_merge" / "receipt.json")["receipt"]}
-    assert receipt["float32"]["max difference"] < 1e-3
-    assert receipt["float32"]["argmax agreement"] == 1
+    in_memory, from_disk = read_json(FRESH / "03_merge" / "receipt.json")["receipt"][:2]
+    for row in (in_memory, from_disk):
+        assert row["dtype"] == "float32" and row["max difference"] < 1e-3 and row["argmax agreement"] == 1
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
