@@ -38,8 +38,8 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     temporary, old = path.with_name(f".{path.name}.{os.getpid()}"), path.with_name(f".{path.name}.old.{os.getpid()}")
     for left in path.parent.glob(f".{path.name}.*"):  # by a killed process, perhaps one with this one's id
-        maker = int(left.name.rsplit(".", 1)[-1])
-        if maker == os.getpid() or not psutil.pid_exists(maker):
+        maker = left.name.rsplit(".", 1)[-1]
+        if maker.isdecimal() and (int(maker) == os.getpid() or not psutil.pid_exists(int(maker))):
             shutil.rmtree(left, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:

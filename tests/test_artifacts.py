@@ -407,3 +407,13 @@ def test_trainer_writes_its_state_last(tmp_path, monkeypatch):
     written = {file.name for file in (tmp_path / "checkpoint-1").iterdir()}
     assert seen == [written - {"trainer_state.json"}] and {"optimizer.pt", "scheduler.pt", "rng_state.pth"} < written
     assert json.loads((tmp_path / "checkpoint-1" / "trainer_state.json").read_text())["global_step"] == 1
+
+
+def test_only_what_a_killed_process_left_is_swept_away(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for name in (f".model.{dead.pid}", f".model.old.{dead.pid}", ".model.notes", f".model.{os.getppid()}"):
+        (tmp_path / name).mkdir()
+    with artifacts.atomic_folder(tmp_path / "model") as folder:
+        (folder / "weights").write_text("new")
+    assert sorted(os.listdir(tmp_path)) == sorted([".model.notes", f".model.{os.getppid()}", "model"])
