@@ -8,7 +8,7 @@ from importlib import metadata
 
 import torch
 
-from bench import answering, bertscore, collating, sft
+from bench import answering, bertscore, collating, qa, sft
 from bench.timing import table
 from scripts import tiny_models
 from scripts.profiles import machine, quiet
@@ -30,6 +30,7 @@ TASKS = {
     "SFT": lambda: sft.measure("SFT, 152,064 words, 16 a step"),
     "SFT, small vocabulary": small_vocabulary,
     "answering": answering.measure,
+    "question answering": qa.measure,
 }
 
 

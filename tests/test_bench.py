@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from argparse import Namespace
 from dataclasses import replace
 from functools import partial
@@ -12,7 +13,7 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from bench import answering, bertscore, collating, gpu, material, sft
+from bench import answering, bertscore, collating, gpu, material, qa, sft
 from bench.timing import Line, interleaved, table
 from scripts import chat, tiny_models
 from scripts.collator import CompletionCollator
@@ -161,6 +162,29 @@ def test_typical_batches_hold_rows_of_like_length_and_stand_for_all(padding_toke
     everywhere = [len(row["input_ids"]) for row in rows]
     assert max(spreads) < (max(everywhere) - min(everywhere)) / 2
     assert sum(lengths) / 64 == pytest.approx(sum(everywhere) / 640, rel=0.05)
+
+
+# ----- question answering
+
+
+def test_span_searches_agree_and_the_usual_one_is_seen_to_miss():
+    lines = qa.measure_decoding(count=6, tokens=120, looped=6, rounds=1)  # raises where ours and every pair differ
+    assert [line.goal for line in lines] == [500, 5, None, None]
+    missed = int(re.search(r"inexact in (\d) of 6", lines[1].other_name)[1])
+    assert missed >= 3  # at the very least the three windows without a clear answer
+
+
+def test_a_search_that_misses_is_caught(monkeypatch):
+    monkeypatch.setattr(qa.qa, "_running_max", lambda values, length: values[:, : values.shape[1] - length + 1])
+    with pytest.raises(AssertionError, match="not the spans that every pair gives"):
+        qa.measure_decoding(count=2, tokens=120, looped=2, rounds=1)
+
+
+def test_features_are_those_of_the_loop_over_tokens():
+    lines = qa.measure_features(count=12, rounds=1, shared=(4, 1))  # raises where windows or labels differ
+    assert [line.goal for line in lines] == [1.7, None]
+    contexts = qa.seeded_rows(12, 4)["context"]
+    assert len(set(contexts)) == 3 and max(map(len, contexts)) > 400  # so that some context makes several windows
 
 
 # ----- bench.gpu
