@@ -34,6 +34,7 @@ class Profile:
     causal_lm: str  # base model of the SFT: Hub id, folder, or a name that tiny_models builds
     encoder: str  # BERT behind BERTScore: the same three
     encoder_layers: int  # BERTScore reads this layer's hidden states
+    reader: str  # extractive question answering: the same three
     dtype: str  # of the base model's weights: float32, bfloat16 or float16
     device: str = "auto"  # auto: cuda where torch finds it, else cpu
     threads: int = 0  # torch's CPU threads; 0: one for each core this process may use
@@ -99,6 +100,7 @@ PROFILES = {
         causal_lm="tiny-causal-lm",
         encoder="tiny-bert",
         encoder_layers=2,
+        reader="tiny-reader",
         dtype="float32",
         epochs=6,
         learning_rate=2e-3,
@@ -111,6 +113,7 @@ PROFILES = {
         causal_lm="deepseek-ai/DeepSeek-R1-Distill-Qwen-7B",
         encoder="bert-base-chinese",
         encoder_layers=8,
+        reader="luhua/chinese_pretrain_mrc_roberta_wwm_ext_large",
         dtype="bfloat16",
     ),
 }
