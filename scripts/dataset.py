@@ -99,7 +99,7 @@ def load_rows(path: str | Path) -> list[dict]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             raise DataError(f"{file}: line {number}: empty; one JSON object a line is right")
-        row = _parse(line, file, first_line=number)
+        row = parse_json(line, file, first_line=number)
         _check_row(row, f"{file}: line {number}")
         rows.append(row)
     _check_one_answer(rows, [f"line {number}" for number in range(1, len(rows) + 1)], file)
@@ -126,7 +126,7 @@ def _decodes(raw: bytes, encoding: str) -> bool:
 
 
 def _read_json(path: str | Path) -> dict:
-    return _parse(_read_text(path), shown(path))
+    return parse_json(_read_text(path), shown(path))
 
 
 class _Object(dict):
@@ -137,7 +137,7 @@ class _Object(dict):
         self.repeated = [key for key, times in Counter(key for key, _ in pairs).items() if times > 1]
 
 
-def _parse(text: str, file: str, first_line: int = 1):
+def parse_json(text: str, file: str, first_line: int = 1):
     """The value of a JSON text that begins at `first_line` of `file`; DataError for bad JSON and repeated keys."""
     try:
         value = json.loads(text, object_pairs_hook=_Object)

@@ -58,6 +58,17 @@ class Profile:
     max_new_tokens: int = 64
     bertscore_batch_size: int = 32
     eval_rows: int = 0  # rows asked of each split; 0: all of them
+    # 05 question answering
+    qa_train: str = "data/qa/train.json"  # a SQuAD-style file or folder, or a Hub id with its split: hfl/cmrc2018:train
+    qa_validation: str = "data/qa/validation.json"
+    qa_rows: int = 0  # questions to train on; 0: all of them
+    qa_reworded: int = 0  # reworded copies of the training questions, beside the questions themselves
+    qa_epochs: int = 3
+    qa_learning_rate: float = 3e-5
+    qa_batch_size: int = 16  # windows per device and step
+    qa_max_length: int = 384  # tokens of a window
+    qa_stride: int = 128  # tokens that two neighbouring windows share
+    qa_attention: str = "sdpa"  # which implementation the reader's attention runs on
 
     @property
     def torch_device(self):
@@ -107,6 +118,12 @@ PROFILES = {
         packed=False,  # with a vocabulary this small the head costs nothing, and padding costs less than a block mask
         generation_batch_size=128,
         max_new_tokens=40,
+        qa_reworded=16,
+        qa_epochs=1,
+        qa_learning_rate=1e-3,
+        qa_max_length=128,
+        qa_stride=48,
+        qa_attention="eager",  # with heads this small the plain one is the fastest on a CPU
     ),
     "full": Profile(
         name="full",

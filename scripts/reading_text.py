@@ -154,9 +154,9 @@ class Writer:
         return Clause(written, frame["questions"], words, spans, is_pronoun)
 
     def questions(self, passage: Passage, count: int = 4) -> list[dict]:
-        """Up to `count` questions on a passage, each with exactly one answer or, one in five, with none."""
+        """Up to `count` different questions on a passage, each with exactly one answer or, one in five, with none."""
         tried = (self._question(passage, self.rng.choice(passage.clauses)) for _ in range(count))
-        return [row for row in tried if row]
+        return list({row["question"]: row for row in tried if row}.values())
 
     def _question(self, passage: Passage, clause: Clause) -> dict | None:
         """A question on one clause; None where it would have two answers."""

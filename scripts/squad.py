@@ -34,7 +34,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 from tabulate import tabulate
 
 from scripts.artifacts import write_json
-from scripts.dataset import DataError, _parse
+from scripts.dataset import DataError, parse_json
 from scripts.profiles import shown
 
 ANSWERS = {"text": List(Value("string")), "answer_start": List(Value("int32"))}
@@ -217,10 +217,10 @@ def _read_elements(file: Path, report: Report) -> list[tuple[str, object]]:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 raise DataError(f"{name}: line {number}: empty; one JSON object a line is right")
-        values = [_parse(line, name, first_line=number) for number, line in enumerate(lines, 1)]
+        values = [parse_json(line, name, first_line=number) for number, line in enumerate(lines, 1)]
         return _squad([(f"line {number}", value) for number, value in enumerate(values, 1)], name)
     try:
-        return _elements(_parse(text, name), name)
+        return _elements(parse_json(text, name), name)
     except DataError as error:
         hint = "; one object a line is JSON Lines, whose files end in .jsonl" if "(Extra data)" in str(error) else ""
         raise DataError(f"{error}{hint}") from None

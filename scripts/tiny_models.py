@@ -65,8 +65,8 @@ class ReaderRecipe:
     intermediate: int = 256
     layers: int = 3
     heads: int = 8
-    short_rows: int = 14_000  # questions on passages of one or two clauses
-    rows: int = 42_000  # on passages of two or three
+    short_rows: int = 12_000  # questions on passages of one or two clauses
+    rows: int = 36_000  # on passages of two or three
     batch_size: int = 16
     learning_rate: float = 1e-3
     seed: int = 0
@@ -310,10 +310,9 @@ def build_bert(recipe: Recipe = BERT) -> tuple[BertForMaskedLM, BertTokenizer]:
 def build_reader(recipe: ReaderRecipe = READER) -> tuple[BertForQuestionAnswering, BertTokenizer]:
     """A BERT that points at answers in a text, trained on made-up passages: it reads a little Chinese, and has read nothing real.
 
-    Its alphabet is that of GB 2312 and of the keyboard; a character outside it is [UNK], as anywhere.
+    Its alphabet is that of GB 2312, the keyboard and data/genshin; a character outside it is [UNK], as anywhere.
     """
-    keyboard = [chr(code) for code in range(33, 127)]
-    tokenizer = build_bert_tokenizer([*keyboard, *PUNCTUATION, *reading_text.common_characters()])
+    tokenizer = build_bert_tokenizer([*project_characters(), *PUNCTUATION, *reading_text.common_characters()])
     config = BertConfig(
         vocab_size=len(tokenizer),
         hidden_size=recipe.hidden,
@@ -352,7 +351,7 @@ def _reading_windows(tokenizer: BertTokenizer, rows: list[dict]) -> list[dict]:
 def _begin_as_reader(model: BertForQuestionAnswering) -> None:
     """Start attention where reading starts; training then takes it from there, many times faster than from random weights.
 
-    Half of each layer's heads look at a token's neighbours: positions begin as sines and cosines, so that a rotation of the query
+    Half of each layer's heads look around a token: positions begin as sines and cosines, so that a rotation of the query
     moves it by 1, 2, ... places. In the first layers the other heads look for the same character (query and key weights begin
     equal), which ties a question's words to their place in the text.
     """
@@ -428,7 +427,7 @@ BUILDERS = {
 def _made_of(recipe: Recipe | ReaderRecipe) -> tuple:
     """All that a model is made of, besides its recipe: text, alphabet, template."""
     if isinstance(recipe, ReaderRecipe):
-        return reading_text.material(), reading_text.rows(100, recipe.seed), PUNCTUATION
+        return reading_text.material(), reading_text.rows(100, recipe.seed), PUNCTUATION, project_characters()
     return pretraining_rows(recipe), project_characters(), deepseek_r1_distill_chat_template
 
 

@@ -1,5 +1,6 @@
 """The models the project builds itself: they know nothing of what they will be taught, and building them is safe to repeat."""
 
+import math
 import os
 import random
 import re
@@ -13,6 +14,7 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
     AutoTokenizer,
     BertTokenizer,
     Qwen2Config,
@@ -20,7 +22,7 @@ from transformers import (
 )
 from trl.chat_template_utils import deepseek_r1_distill_chat_template
 
-from scripts import tiny_models
+from scripts import qa, reading_text, tiny_models
 from scripts.artifacts import read_json
 from scripts.dataset import expand, load_characters, load_templates
 from scripts.metrics import BertScores
@@ -30,10 +32,13 @@ from scripts.tiny_models import (
     BERT,
     BUILDERS,
     CAUSAL_LM,
+    READER,
+    ReaderRecipe,
     Recipe,
     build_bert,
     build_bert_tokenizer,
     build_causal_lm,
+    build_reader,
     build_tokenizer,
     checkpoint,
     made_up_characters,
@@ -42,6 +47,7 @@ from scripts.tiny_models import (
 )
 
 SMALL = Recipe(hidden=16, intermediate=16, layers=1, characters=6, rows_per_character=4, epochs=1, batch_size=8)
+SMALL_READER = ReaderRecipe(hidden=32, intermediate=16, layers=1, heads=2, short_rows=12, rows=20, batch_size=8)
 CHARACTERS = load_characters(ROOT / "data/genshin/characters.json")
 TEMPLATES = load_templates(ROOT / "data/genshin/templates.json")
 
@@ -224,13 +230,125 @@ def test_bert_tokenizer_comes_back_the_same(tmp_path):
     assert [read(text)["input_ids"] for text in TEXTS] == [tokenizer(text)["input_ids"] for text in TEXTS]
 
 
+# ----- the reader's tokenizer and where its training starts
+
+
+@pytest.fixture(scope="module")
+def untrained_reader():
+    """(model, tokenizer) of the real sizes, at the start of the training."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny_models, "_train", lambda *arguments, **settings: None)
+        return build_reader(replace(READER, short_rows=4, rows=4))
+
+
+def test_the_reader_has_a_token_for_each_common_character(untrained_reader):
+    _, tokenizer = untrained_reader
+    characters = reading_text.common_characters()
+    assert tokenizer.tokenize("".join(characters)) == characters
+    assert not {"[UNK]"} & set(tokenizer.tokenize(" ".join(map(chr, range(33, 127)))))
+    assert tokenizer.tokenize("“啊”——Ab") == ["“", "啊", "”", "—", "—", "a", "##b"]
+    assert tokenizer.tokenize("🦊") == tokenizer.tokenize("㐀") == ["[UNK]"]
+    pair = tokenizer("谁？", "钟离。")
+    assert tokenizer.convert_ids_to_tokens(pair["input_ids"]) == ["[CLS]", *"谁？", "[SEP]", *"钟离。", "[SEP]"]
+    assert pair["token_type_ids"] == [0] * 4 + [1] * 4
+
+
+def test_the_reader_saw_no_character_of_the_questions_as_unknown(untrained_reader):
+    """One that it never saw would be [UNK] in each text, and could not be told from another."""
+    _, tokenizer = untrained_reader
+    text = "".join(row["context"] + row["question"] for row in reading_text.rows(500, seed=7))
+    assert tokenizer.unk_token_id not in tokenizer(text)["input_ids"]
+
+
+def test_a_rotation_turns_each_pair_by_its_angle():
+    quarter_and_none = tiny_models._rotation(torch.tensor([math.pi / 2, 0.0]))
+    by_hand = torch.tensor([[0, 1, 0, 0], [-1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
+    assert quarter_and_none.allclose(by_hand, atol=1e-6)
+    angles = torch.tensor([0.3, -1.1])
+    pairs = torch.stack([angles.sin(), angles.cos()], dim=-1).flatten()
+    turned = tiny_models._rotation(torch.tensor([0.5, 2.0])) @ pairs
+    assert turned.allclose(torch.tensor([math.sin(0.8), math.cos(0.8), math.sin(0.9), math.cos(0.9)]), atol=1e-6)
+
+
+def test_the_readers_embeddings_begin_as_sines_and_padding_as_nothing(untrained_reader):
+    model, tokenizer = untrained_reader
+    embeddings = model.bert.embeddings
+    assert not embeddings.word_embeddings.weight[tokenizer.pad_token_id].any()
+    assert embeddings.word_embeddings.weight[tokenizer.unk_token_id].any()
+    positions = embeddings.position_embeddings.weight
+    by_hand = torch.tensor([math.sin(3), math.cos(3), math.sin(3 * 1000 ** (-1 / 64)), math.cos(3 * 1000 ** (-1 / 64))])
+    assert positions[3, :4].allclose(0.084 * by_hand, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def first_attentions(untrained_reader):
+    """[(token ids, the first layer's attention weights: (heads, from, to))] of a few pairs."""
+    model, tokenizer = untrained_reader
+    found = []
+    for row in reading_text.rows(12, seed=11, clauses=(2, 3)):
+        encoded = tokenizer(row["question"], row["context"], return_tensors="pt")
+        with torch.no_grad():
+            attentions = model.eval()(**encoded, output_attentions=True).attentions
+        found.append((encoded["input_ids"][0], attentions[0][0]))
+    return found
+
+
+def test_half_of_the_heads_begin_by_looking_at_a_neighbour(first_attentions):
+    """More than at any other token; at itself a token may look too, for its own character is like itself."""
+    for head, shift in zip((7, 6, 5, 4), (-1, 1, -2, 2), strict=True):
+        distances = [distance for distance in range(-6, 7) if distance]
+        looks = {
+            distance: sum(float(weights[head].diagonal(distance).mean()) for _, weights in first_attentions)
+            for distance in distances
+        }
+        assert max(looks, key=looks.get) == shift, (head, looks)
+        assert looks[shift] > 3 * looks[-shift]
+
+
+def test_the_other_heads_begin_by_looking_for_the_same_character(first_attentions):
+    for head in range(4):
+        for ids, weights in first_attentions:
+            is_same = ids[:, None] == ids[None, :]
+            elsewhere = is_same & ~torch.eye(len(ids), dtype=torch.bool)
+            assert weights[head][elsewhere].mean() > 5 * weights[head][~is_same].mean()
+
+
+def test_query_and_key_are_alike_in_the_first_layers_alone(untrained_reader):
+    layers = untrained_reader[0].bert.encoder.layer
+    half = READER.hidden // 2  # rows of the heads that match
+    attentions = [layer.attention.self for layer in layers]
+    assert [a.query.weight[:half].equal(a.key.weight[:half]) for a in attentions] == [True, True, False]
+    assert not any(a.query.weight[half:].equal(a.key.weight[half:]) for a in attentions)
+
+
+def test_the_reader_trains_on_short_passages_first(monkeypatch):
+    lessons, found = [], {}
+
+    def remember(model, rows, collate, recipe, label, **settings):
+        lessons.extend(rows)
+        found.update(settings)
+
+    monkeypatch.setattr(tiny_models, "_train", remember)
+    _, tokenizer = build_reader(SMALL_READER)
+    assert [len(lesson) for lesson in lessons] == [12, 20] and found == {"bfloat16": True}
+    for lesson, seed, clauses in zip(lessons, (1, 2), ((1, 2), (2, 3)), strict=True):
+        for window, row in zip(lesson, reading_text.rows(len(lesson), seed, clauses=clauses), strict=True):
+            span = window["input_ids"][window["start_positions"] : window["end_positions"] + 1]
+            answer = "".join(row["answers"]["text"]) or "[CLS]"
+            assert tokenizer.decode(span).replace(" ", "") == answer
+            assert set(window) == {*tokenizer.model_input_names, "start_positions", "end_positions"}
+
+
 # ----- building
 
 
-@pytest.mark.parametrize("build", [build_causal_lm, build_bert])
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others(build):
+@pytest.mark.parametrize(
+    ("build", "small"), [(build_causal_lm, SMALL), (build_bert, SMALL), (build_reader, SMALL_READER)]
+)
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(build, small):
     torch.rand(1)  # whatever was drawn before
-    first, again, other = (build(recipe)[0].state_dict() for recipe in (SMALL, SMALL, replace(SMALL, seed=1)))
+    first, again, other = (build(recipe)[0].state_dict() for recipe in (small, small, replace(small, seed=1)))
+    assert {weight.dtype for weight in first.values() if weight.is_floating_point()} == {torch.float32}
     assert all(weight.equal(again[name]) for name, weight in first.items())
     assert any(not weight.equal(other[name]) for name, weight in first.items())
 
@@ -265,7 +383,7 @@ def small_cache(tmp_path, monkeypatch):
             built.append(name)
             return build(recipe)
 
-        return counted, SMALL
+        return counted, SMALL_READER if name == "tiny-reader" else SMALL
 
     monkeypatch.setattr(tiny_models, "BUILDERS", {name: counting(name) for name in BUILDERS})
     return tmp_path, built
@@ -279,21 +397,22 @@ def test_what_is_no_tiny_models_name_is_passed_through(small_cache):
 
 def test_a_model_is_built_once_and_loads_by_the_usual_classes(small_cache, capsys):
     models, built = small_cache
-    folders = [checkpoint(name) for name in ("tiny-causal-lm", "tiny-bert")]
-    assert folders == [str(models / "tiny-causal-lm"), str(models / "tiny-bert")]
+    names = ["tiny-causal-lm", "tiny-bert", "tiny-reader"]
+    folders = [checkpoint(name) for name in names]
+    assert folders == [str(models / name) for name in names]
     assert re.match(r"built \.\.\./tiny-causal-lm in \d+ s: [\d,]+ parameters\n", capsys.readouterr().out)
-    assert [checkpoint(name) for name in ("tiny-causal-lm", "tiny-bert")] == folders
-    assert built == ["tiny-causal-lm", "tiny-bert"] and capsys.readouterr().out == ""
-    for folder, load, build in zip(
-        folders, (AutoModelForCausalLM, AutoModelForMaskedLM), (build_causal_lm, build_bert), strict=True
-    ):
-        model, tokenizer = build(SMALL)
+    assert [checkpoint(name) for name in names] == folders
+    assert built == names and capsys.readouterr().out == ""
+    usual = AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForQuestionAnswering
+    small = (build_causal_lm, SMALL), (build_bert, SMALL), (build_reader, SMALL_READER)
+    for folder, load, (build, recipe) in zip(folders, usual, small, strict=True):
+        model, tokenizer = build(recipe)
         read = load.from_pretrained(folder)
         assert all(weight.equal(read.state_dict()[name]) for name, weight in model.state_dict().items())
         read_tokenizer = AutoTokenizer.from_pretrained(folder)
         assert [read_tokenizer(t)["input_ids"] for t in TEXTS] == [tokenizer(t)["input_ids"] for t in TEXTS]
         assert not [name for name in os.listdir(folder) if name.endswith((".bin", ".pt", ".pkl"))]
-    assert sorted(os.listdir(models)) == ["tiny-bert", "tiny-causal-lm"]
+    assert sorted(os.listdir(models)) == sorted(names)
 
 
 def change_recipe(monkeypatch):
@@ -314,17 +433,53 @@ def change_template(monkeypatch):
     monkeypatch.setattr(tiny_models, "deepseek_r1_distill_chat_template", "{{ bos_token }}")
 
 
-@pytest.mark.parametrize("change", [change_recipe, change_text, change_alphabet, change_template])
-def test_a_model_is_rebuilt_when_what_it_is_made_of_changes(small_cache, monkeypatch, change):
+def change_reader_recipe(monkeypatch):
+    build = tiny_models.BUILDERS["tiny-reader"][0]
+    monkeypatch.setitem(tiny_models.BUILDERS, "tiny-reader", (build, replace(SMALL_READER, rows=21)))
+
+
+def change_lexicon(monkeypatch):
+    material = reading_text.material()
+    material["lexicon"]["places"].append("月亮上")
+    monkeypatch.setattr(reading_text, "material", lambda: material)
+
+
+def change_writer(monkeypatch):
+    monkeypatch.setattr(reading_text, "UNANSWERABLE", 0.9)
+
+
+def change_punctuation(monkeypatch):
+    monkeypatch.setattr(tiny_models, "PUNCTUATION", "，。")
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        *[("tiny-bert", change) for change in (change_recipe, change_text, change_alphabet, change_template)],
+        *[
+            ("tiny-reader", change)
+            for change in (change_reader_recipe, change_lexicon, change_writer, change_punctuation)
+        ],
+    ],
+)
+def test_a_model_is_rebuilt_when_what_it_is_made_of_changes(small_cache, monkeypatch, name, change):
     models, built = small_cache
-    checkpoint("tiny-bert")
-    before = read_json(models / "tiny-bert" / "recipe.json")
+    checkpoint(name)
+    before = read_json(models / name / "recipe.json")
     change(monkeypatch)
-    checkpoint("tiny-bert")
-    checkpoint("tiny-bert")
-    assert built == ["tiny-bert"] * 2
-    assert read_json(models / "tiny-bert" / "recipe.json")["fingerprint"] != before["fingerprint"]
-    assert os.listdir(models) == ["tiny-bert"]
+    checkpoint(name)
+    checkpoint(name)
+    assert built == [name] * 2
+    assert read_json(models / name / "recipe.json")["fingerprint"] != before["fingerprint"]
+    assert os.listdir(models) == [name]
+
+
+@pytest.mark.parametrize(("name", "change"), [("tiny-bert", change_lexicon), ("tiny-reader", change_text)])
+def test_a_model_is_not_rebuilt_for_what_another_is_made_of(small_cache, monkeypatch, name, change):
+    checkpoint(name)
+    change(monkeypatch)
+    checkpoint(name)
+    assert small_cache[1] == [name]
 
 
 def test_a_folder_without_its_recipe_is_built_anew(small_cache):
@@ -438,3 +593,15 @@ def test_the_encoder_is_a_bert_of_the_layers_that_the_profile_reads():
 
     config = read_json(f"{checkpoint('tiny-bert')}/config.json")
     assert config["model_type"] == "bert" and config["num_hidden_layers"] >= PROFILES["tiny"].encoder_layers
+
+
+def test_the_reader_answers_questions_on_passages_it_never_saw():
+    """Exact match, an empty answer to a question without one; always answering nothing would give 0.2."""
+    folder = checkpoint("tiny-reader")
+    model, tokenizer = AutoModelForQuestionAnswering.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    rows = reading_text.rows(200, seed=READER.seed + 1000, clauses=(2, 3))
+    answers = qa.ask(model, tokenizer, [row["question"] for row in rows], [row["context"] for row in rows])
+    right = [found["answer"] == "".join(row["answers"]["text"]) for found, row in zip(answers, rows, strict=True)]
+    assert sum(right) / len(rows) > 0.4
+    answerable = [is_right for is_right, row in zip(right, rows, strict=True) if not row["is_impossible"]]
+    assert sum(answerable) / len(answerable) > 0.4
