@@ -458,7 +458,7 @@ def change_punctuation(monkeypatch):
         *[("tiny-bert", change) for change in (change_recipe, change_text, change_alphabet, change_template)],
         *[
             ("tiny-reader", change)
-            for change in (change_reader_recipe, change_lexicon, change_writer, change_punctuation)
+            for change in (change_reader_recipe, change_lexicon, change_writer, change_punctuation, change_alphabet)
         ],
     ],
 )
@@ -474,7 +474,7 @@ def test_a_model_is_rebuilt_when_what_it_is_made_of_changes(small_cache, monkeyp
     assert os.listdir(models) == [name]
 
 
-@pytest.mark.parametrize(("name", "change"), [("tiny-bert", change_lexicon), ("tiny-reader", change_text)])
+@pytest.mark.parametrize(("name", "change"), [("tiny-bert", change_lexicon), ("tiny-reader", change_template)])
 def test_a_model_is_not_rebuilt_for_what_another_is_made_of(small_cache, monkeypatch, name, change):
     checkpoint(name)
     change(monkeypatch)
