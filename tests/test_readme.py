@@ -24,6 +24,14 @@ def test_every_result_in_the_readme_is_shown_by_notebook_02():
     assert [r for r in results if r not in cells] == []
 
 
+def test_every_reading_result_in_the_readme_is_shown_by_notebook_05():
+    table = README.split("<!-- reading")[1].split("<!-- end of reading")[0]
+    results = re.findall(r"\d+\.\d", table)
+    assert len(results) == 9
+    cells = re.findall(r">\s*(\d+\.\d)\s*</td>", shown_by("05_squad_qa"))
+    assert [r for r in results if r not in cells] == []
+
+
 def test_the_tree_names_every_module_and_nothing_else():
     tree = README.split("## The tree")[1]
     named = set(re.findall(r"^ {8}(\w+) ", tree, re.MULTILINE))
