@@ -3,6 +3,7 @@
 import re
 
 import nbformat
+import pytest
 
 from scripts.profiles import ROOT
 
@@ -16,19 +17,15 @@ def shown_by(notebook: str) -> str:
     return " ".join(str(o.get("text", "")) + str(o.get("data", {}).get("text/html", "")) for o in outputs)
 
 
-def test_every_result_in_the_readme_is_shown_by_notebook_02():
-    table = README.split("<!-- results")[1].split("<!-- end of results")[0]
-    results = re.findall(r"\d+\.\d%", table)
+@pytest.mark.parametrize(
+    ("name", "notebook", "figure"),
+    [("results", "02_lora_sft", r"\d+\.\d%"), ("reading", "05_squad_qa", r"\d+\.\d")],
+)
+def test_every_result_in_the_readme_is_shown_by_its_notebook(name, notebook, figure):
+    table = README.split(f"<!-- {name}")[1].split(f"<!-- end of {name}")[0]
+    results = re.findall(figure, table)
     assert len(results) == 9
-    cells = re.findall(r">\s*(\d+\.\d%)\s*</td>", shown_by("02_lora_sft"))
-    assert [r for r in results if r not in cells] == []
-
-
-def test_every_reading_result_in_the_readme_is_shown_by_notebook_05():
-    table = README.split("<!-- reading")[1].split("<!-- end of reading")[0]
-    results = re.findall(r"\d+\.\d", table)
-    assert len(results) == 9
-    cells = re.findall(r">\s*(\d+\.\d)\s*</td>", shown_by("05_squad_qa"))
+    cells = re.findall(rf">\s*({figure})\s*</td>", shown_by(notebook))
     assert [r for r in results if r not in cells] == []
 
 
