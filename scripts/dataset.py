@@ -19,7 +19,7 @@ import json
 import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from datasets import Dataset, DatasetDict
@@ -95,18 +95,14 @@ def load_rows(path: str | Path) -> list[dict]:
     unknown role, empty content, an unfilled placeholder, and a question that an earlier line answers otherwise.
     """
     file, rows = shown(path), []
-    lines = _read_text(path).removesuffix("\n").split("\n")
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            raise DataError(f"{file}: line {number}: empty; one JSON object a line is right")
-        row = parse_json(line, file, first_line=number)
+    for number, row in json_lines(read_text(path), file):
         _check_row(row, f"{file}: line {number}")
         rows.append(row)
     _check_one_answer(rows, [f"line {number}" for number in range(1, len(rows) + 1)], file)
     return rows
 
 
-def _read_text(path: str | Path) -> str:
+def read_text(path: str | Path) -> str:
     """A file's text, with or without a byte order mark; DataError says where the first byte is that is not UTF-8."""
     raw = Path(path).read_bytes()
     try:
@@ -126,7 +122,7 @@ def _decodes(raw: bytes, encoding: str) -> bool:
 
 
 def _read_json(path: str | Path) -> dict:
-    return parse_json(_read_text(path), shown(path))
+    return parse_json(read_text(path), shown(path))
 
 
 class _Object(dict):
@@ -146,6 +142,23 @@ def parse_json(text: str, file: str, first_line: int = 1):
         raise DataError(f"{file}: line {line}, column {error.colno}: not JSON ({error.msg})") from None
     _refuse_repeats(value, file if first_line == 1 else f"{file}: line {first_line}")
     return value
+
+
+def whole_json(text: str, file: str):
+    """The one value of a .json file's text, as `parse_json` gives it; JSON Lines in it are told apart."""
+    try:
+        return parse_json(text, file)
+    except DataError as error:
+        hint = "; one object a line is JSON Lines, whose files end in .jsonl" if "(Extra data)" in str(error) else ""
+        raise DataError(f"{error}{hint}") from None
+
+
+def json_lines(text: str, file: str) -> Iterator[tuple[int, object]]:
+    """(line number, value) of each line of a .jsonl file's text; DataError for an empty line, and as `parse_json`."""
+    for number, line in enumerate(text.removesuffix("\n").split("\n"), 1):
+        if not line.strip():
+            raise DataError(f"{file}: line {number}: empty; one JSON object a line is right")
+        yield number, parse_json(line, file, first_line=number)
 
 
 def _refuse_repeats(value, file: str, keys: tuple[str, ...] = ()) -> None:

@@ -35,6 +35,7 @@ class Profile:
     encoder: str  # BERT behind BERTScore: the same three
     encoder_layers: int  # BERTScore reads this layer's hidden states
     reader: str  # extractive question answering: the same three
+    scorer: str  # the causal LM whose perplexities rate SFT rows: the same three
     dtype: str  # of the base model's weights: float32, bfloat16 or float16
     device: str = "auto"  # auto: cuda where torch finds it, else cpu
     threads: int = 0  # torch's CPU threads; 0: one for each core this process may use
@@ -69,6 +70,14 @@ class Profile:
     qa_max_length: int = 384  # tokens of a window
     qa_stride: int = 128  # tokens that two neighbouring windows share
     qa_attention: str = "sdpa"  # which implementation the reader's attention runs on
+    # 06 perplexity scores
+    sft_rows: str = "data/sft/triplets.json"  # a file or folder of instruction rows
+    sft_held_out: str = "data/sft/heldout.json"  # rows that say what training on a choice was worth
+    score_form: str = "plain"  # how a row is written as a prompt: plain, alpaca or chat
+    score_tokens: int = 16_384  # tokens of a batch
+    payoff_seeds: int = 3  # trainings on each choice of rows
+    payoff_steps: int = 30
+    payoff_learning_rate: float = 2e-4
 
     @property
     def torch_device(self):
@@ -112,6 +121,7 @@ PROFILES = {
         encoder="tiny-bert",
         encoder_layers=2,
         reader="tiny-reader",
+        scorer="tiny-scorer",
         dtype="float32",
         epochs=6,
         learning_rate=2e-3,
@@ -124,6 +134,8 @@ PROFILES = {
         qa_max_length=128,
         qa_stride=48,
         qa_attention="eager",  # with heads this small the plain one is the fastest on a CPU
+        score_tokens=4096,
+        payoff_learning_rate=2e-3,
     ),
     "full": Profile(
         name="full",
@@ -131,6 +143,7 @@ PROFILES = {
         encoder="bert-base-chinese",
         encoder_layers=8,
         reader="luhua/chinese_pretrain_mrc_roberta_wwm_ext_large",
+        scorer="Qwen/Qwen2.5-3B-Instruct",
         dtype="bfloat16",
     ),
 }

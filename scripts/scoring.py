@@ -1,39 +1,564 @@
-"""How likely a model finds a text: token log-likelihood, and perplexity from it."""
+"""How likely a model finds a text: token log-likelihoods, perplexities, and five scores that rate SFT rows by them.
+
+Words used here, for a row with instruction, input and output:
+
+    prompt x     instruction + input, as one of FORMS writes them
+    response y   the output
+    loss         mean negative log-likelihood of a text's tokens, in nats per token
+    perplexity   PPL = exp(loss): how many equally likely tokens the model was, on average, torn between
+
+The first token of a text has nothing before it to be predicted from. Here a start token stands there (the tokenizer's BOS; where it has
+none, its EOS, as lm-evaluation-harness does it), so that PPL(y) and PPL(y|x) speak of the same tokens. `start="none"` leaves that first
+token out, as the published IFD code does.
+
+From the shell, over a file of one's own (resumable; `accelerate launch -m scripts.scoring ...` shares it among devices):
+
+    python -m scripts.scoring rows.jsonl --model Qwen/Qwen2.5-3B-Instruct --out outputs/scores
+"""
 
 from __future__ import annotations
 
+import argparse
+import math
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
-from scripts import chat
+from scripts import chat, triplets
+from scripts.artifacts import append_jsonl, atomic_path, fingerprint, read_json, read_jsonl, write_json
+from scripts.profiles import load_profile, quiet, shown
+
+HEAD_POSITIONS = 256  # positions that go through the head at once: 256 x 152,064 logits are 156 MB in float32
+# Settings of models that change what their head gives: Gemma's, RecurrentGemma's, Cohere's, Granite's, Falcon-H1's
+LOGITS_CHANGED = "final_logit_softcapping", "logits_soft_cap", "logit_scale", "logits_scaling", "lm_head_multiplier"
+
+Request = tuple[tuple[int, ...], tuple[int, ...]]  # token ids of a context and of the text that is scored after it
+
+
+# --- likelihoods ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Text:
+    """A sequence that the model reads once, and which of its tokens which requests ask for."""
+
+    ids: tuple[int, ...]
+    spans: list[tuple[int, int, int]] = field(default_factory=list)  # request's number, first token, end
+
+    def scored(self) -> list[int]:
+        """Positions of all tokens that a request asks for, each once."""
+        return sorted({position for _, first, end in self.spans for position in range(first, end)})
+
+
+def distinct_texts(requests: Sequence[Request]) -> list[Text]:
+    """The fewest sequences that hold all `requests`, longest first.
+
+    Equal ones are read once, and one that another begins with (a prompt, beside the prompt with its response) is read along with it: what
+    comes later does not change a causal model's prediction.
+    """
+    spans = defaultdict(list)
+    for number, (context, target) in enumerate(requests):
+        spans[context + target].append((number, len(context), len(context) + len(target)))
+    texts: list[Text] = []
+    for ids in sorted(spans, reverse=True):  # a sequence stands right before those that it begins with
+        if not texts or texts[-1].ids[: len(ids)] != ids:
+            texts.append(Text(ids))
+        texts[-1].spans += spans[ids]
+    return sorted(texts, key=lambda text: len(text.ids), reverse=True)
+
+
+def batches_of(texts: list[Text], max_tokens: int) -> list[list[Text]]:
+    """`texts`, longest first, cut into batches of at most `max_tokens` tokens with padding; a longer text is a batch of its own."""
+    batches: list[list[Text]] = []
+    for text in texts:
+        if not batches or (len(batches[-1]) + 1) * len(batches[-1][0].ids) > max_tokens:
+            batches.append([])
+        batches[-1].append(text)
+    return batches
 
 
 @torch.inference_mode()
+def batch_nats(model, batch: list[Text]) -> dict[int, np.ndarray]:
+    """Request's number -> negative log-likelihood of each of its tokens, in nats, shape (tokens of the target,).
+
+    Rows are padded on the right, where a causal model does not look from any token that counts. The head runs on the positions that predict
+    a token asked for, `HEAD_POSITIONS` at a time: there never is a (batch, sequence, vocabulary) tensor.
+    """
+    width = len(batch[0].ids)
+    ids = torch.zeros(len(batch), width, dtype=torch.long)
+    scored = torch.zeros(len(batch), width, dtype=torch.bool)
+    for row, text in enumerate(batch):
+        ids[row, : len(text.ids)] = torch.tensor(text.ids)
+        scored[row, text.scored()] = True
+    ids, scored = ids.to(model.device), scored.to(model.device)
+    predicting = scored.roll(-1, dims=1)  # the token before predicts; no text asks for its first
+    nats = torch.zeros(ids.shape, device=model.device)
+    nats[scored] = _nats(model, ids, predicting, ids[scored])
+    rows = nats.cpu().numpy()
+    return {n: rows[row, first:end] for row, text in enumerate(batch) for n, first, end in text.spans}
+
+
+def _nats(model, ids: torch.Tensor, predicting: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """-log p of each of `targets`, which the marked positions of `ids` predict."""
+    config = model.config.get_text_config()
+    if any(getattr(config, name, None) for name in LOGITS_CHANGED):  # only the model's own forward pass knows how
+        logits = model(input_ids=ids, logits_to_keep=predicting, use_cache=False).logits.flatten(0, -2)
+        return cross_entropy(logits.float(), targets, reduction="none")
+    hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[predicting]
+    head = model.get_output_embeddings()
+    pieces = zip(hidden.split(HEAD_POSITIONS), targets.split(HEAD_POSITIONS), strict=True)
+    return torch.cat([cross_entropy(head(some).float(), wanted, reduction="none") for some, wanted in pieces])
+
+
+def token_nats(model, requests: Sequence[Request], max_tokens: int = 8192) -> list[np.ndarray]:
+    """Negative log-likelihood of every token of every request's target, in nats, in the order of `requests`.
+
+    Each context must hold at least one token, and each target too (ValueError): there is nothing to predict, or nothing to predict from.
+
+    >>> [[nats]] = token_nats(model, [((bos,), (token,))])          # doctest: +SKIP
+    """
+    _check(requests)
+    model.eval()
+    found: dict[int, np.ndarray] = {}
+    batches = batches_of(distinct_texts(requests), max_tokens)
+    for batch in tqdm(batches, desc="scoring", unit="batch", leave=False, delay=3):
+        found |= batch_nats(model, batch)
+    return [found[number] for number in range(len(requests))]
+
+
+def _check(requests: Sequence[Request]) -> None:
+    for number, (context, target) in enumerate(requests):
+        if not context or not target:
+            raise ValueError(
+                f"request {number}: {len(context)} tokens of context, {len(target)} of text; at least one each is right"
+            )
+
+
+def losses(model, requests: Sequence[Request], max_tokens: int = 8192, journal: Path | None = None) -> np.ndarray:
+    """Mean nats per token of each request's target, shape (len(requests),).
+
+    With a `journal` (a folder) each batch's results are on disk when the next begins, and a killed run goes on behind the last one.
+    Batches follow from `requests` and `max_tokens` alone, so what resumes equals what ran through. Under `accelerate launch` the
+    processes share the batches, and each of them gets all results.
+    """
+    _check(requests)
+    model.eval()
+    state = PartialState()
+    batches = batches_of(distinct_texts(requests), max_tokens)
+    done = _read_journal(journal, fingerprint(_weights(model), requests, max_tokens)) if journal else {}
+    mine = [n for n in range(state.process_index, len(batches), state.num_processes) if n not in done]
+    for n in tqdm(mine, desc="scoring", unit="batch", leave=False, delay=3, disable=not state.is_main_process):
+        means = {number: float(nats.mean(dtype=np.float64)) for number, nats in batch_nats(model, batches[n]).items()}
+        done[n] = [[number, mean] for number, mean in means.items()]
+        if journal:
+            append_jsonl(journal / f"batches-{state.process_index}.jsonl", [{"batch": n, "losses": done[n]}])
+    result = np.full(len(requests), np.nan)
+    for _, pairs in gather_object(sorted(done.items())):
+        for number, mean in pairs:
+            result[number] = mean
+    return result
+
+
 def completion_losses(model, tokenizer, rows: list[list[dict]], batch_size: int = 64) -> np.ndarray:
     """Mean negative log-likelihood of each conversation's last answer and its EOS, in nats per token; shape (len(rows),).
 
-    `np.exp` of it is the perplexity of the reference: the number of tokens the model was, on average, torn between. Rows are
-    sorted by length, so that a batch holds little padding, and padded on the left, so that all answers end at the right edge:
-    the head runs on that edge only. The order of the rows is kept.
+    A batch holds as many tokens as `batch_size` of the longest conversations.
 
     >>> completion_losses(model, tokenizer, [messages])          # doctest: +SKIP
     array([0.0312])
     """
-    model.eval()
     encoded = [chat.encode(tokenizer, messages) for messages in rows]
-    order = sorted(range(len(rows)), key=lambda i: len(encoded[i]["input_ids"]), reverse=True)
-    losses = np.full(len(rows), np.nan)
-    for start in tqdm(range(0, len(order), batch_size), desc="scoring", unit="batch", leave=False):
-        chosen = order[start : start + batch_size]
-        ids = {"input_ids": [encoded[i]["input_ids"] for i in chosen]}
-        batch = tokenizer.pad(ids, padding_side="left", return_tensors="pt").to(model.device)
-        positions = (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)
-        counts = [sum(encoded[i]["completion_mask"]) for i in chosen]
-        width = max(counts)
-        logits = model(**batch, position_ids=positions, logits_to_keep=width + 1, use_cache=False).logits[:, :-1]
-        targets = batch["input_ids"][:, -width:]
-        nats = cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none").view_as(targets).cpu()
-        losses[chosen] = [row[-count:].mean().item() for row, count in zip(nats, counts, strict=True)]
-    return losses
+    ids = [tuple(row["input_ids"]) for row in encoded]
+    prompts = [len(row["input_ids"]) - sum(row["completion_mask"]) for row in encoded]
+    requests = [(row[:end], row[end:]) for row, end in zip(ids, prompts, strict=True)]
+    return losses(model, requests, max_tokens=batch_size * max(map(len, ids), default=1))
+
+
+def _weights(model) -> list:
+    """What tells one model's weights from another's, at the price of reading them once."""
+    return [(name, str(weight.dtype), weight.float().norm().item()) for name, weight in model.named_parameters()]
+
+
+def _read_journal(folder: Path, made_of: str) -> dict[int, list]:
+    """Batch -> its results, from an earlier run over the same requests; the journal of another is begun anew."""
+    state = PartialState()
+    label = folder / "journal.json"
+    if state.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not label.exists() or read_json(label) != {"requests": made_of}:
+            for old in folder.glob("batches-*.jsonl"):
+                old.unlink()
+            write_json(label, {"requests": made_of})
+    state.wait_for_everyone()
+    rows = [row for file in sorted(folder.glob("batches-*.jsonl")) for row in read_jsonl(file)]
+    state.wait_for_everyone()  # nobody appends while another still reads
+    if rows and state.is_main_process:
+        print(f"{len(rows)} batches were scored before; going on behind them")
+    return {row["batch"]: row["losses"] for row in rows}
+
+
+# --- prompts --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a row is written as a prompt, with `{instruction}`, `{input}` and `{output}` filled in; the response follows directly."""
+
+    zero_shot: str
+    zero_shot_input: str  # the same for a row with an input
+    reversed: str
+    reversed_input: str
+    between: str = "\n\n"  # between a solved example and the row itself
+
+    def prompt(self, row: dict) -> str:
+        """The zero-shot prompt: what stands before the response."""
+        return (self.zero_shot_input if row["input"] else self.zero_shot).format_map(row)
+
+    def reverse(self, row: dict) -> str:
+        """What stands before the instruction, when it is to be told from input and response."""
+        return (self.reversed_input if row["input"] else self.reversed).format_map(row)
+
+
+FORMS = {
+    "plain": Form(
+        zero_shot="指令：{instruction}\n回答：",
+        zero_shot_input="指令：{instruction}\n输入：{input}\n回答：",
+        reversed="根据回答写出指令。\n回答：{output}\n指令：",
+        reversed_input="根据输入和回答写出指令。\n输入：{input}\n回答：{output}\n指令：",
+    ),
+    # The zero-shot wording is Stanford Alpaca's, which the published IFD tools use. The others go with it.
+    "alpaca": Form(
+        zero_shot="Below is an instruction that describes a task. Write a response that appropriately completes the request."
+        "\n\n### Instruction:\n{instruction}\n\n### Response:",
+        zero_shot_input="Below is an instruction that describes a task, paired with an input that provides further context. "
+        "Write a response that appropriately completes the request."
+        "\n\n### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:",
+        reversed="Below is the response to an instruction. Write the instruction.\n\n### Response:\n{output}\n\n### Instruction:",
+        reversed_input="Below are an input and the response to an instruction about it. Write the instruction."
+        "\n\n### Input:\n{input}\n\n### Response:\n{output}\n\n### Instruction:",
+    ),
+}
+
+
+class Prompts:
+    """Token ids of a row's prompts: of a form's text behind the start token, or of the model's own chat template (form "chat").
+
+    `start` is "auto" (BOS, else EOS), "bos", "eos" or "none". A chat prompt begins with what the template writes first.
+    Raises ValueError for a form or start that does not exist, or that the tokenizer has no token for.
+    """
+
+    def __init__(self, tokenizer, form: str = "plain", start: str = "auto"):
+        if form not in (*FORMS, "chat"):
+            raise ValueError(f"form {form!r}: there are {', '.join(FORMS)} and chat")
+        if start not in ("auto", "bos", "eos", "none"):
+            raise ValueError(f"start {start!r}: there are auto, bos, eos and none")
+        known = {"bos": tokenizer.bos_token_id, "eos": tokenizer.eos_token_id}
+        known["auto"] = known["eos"] if known["bos"] is None else known["bos"]
+        if start != "none" and known[start] is None:
+            raise ValueError(
+                f"start {start!r}: the tokenizer has no such token; start='none' scores from the second token on"
+            )
+        self.tokenizer, self.form = tokenizer, form
+        self.start = () if start == "none" else (known[start],)
+
+    def text(self, text: str) -> tuple[int, ...]:
+        """Ids of a bare text; never joined with another before it is tokenized, so that no token spans both."""
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def prompt(self, row: dict) -> tuple[int, ...]:
+        """Ids of the zero-shot prompt, start token included."""
+        if self.form == "chat":
+            return self._chat([_user(row)])
+        return self.start + self.text(FORMS[self.form].prompt(row))
+
+    def one_shot(self, row: dict, example: dict) -> tuple[int, ...]:
+        """Ids of the prompt behind a solved example, which brings its own instruction: it may differ from the row's."""
+        if self.form == "chat":
+            return self._chat([_user(example), {"role": "assistant", "content": example["output"]}, _user(row)])
+        between = FORMS[self.form].between
+        return self.prompt(example) + self.text(example["output"]) + self.text(between + FORMS[self.form].prompt(row))
+
+    def reverse(self, row: dict) -> tuple[int, ...]:
+        """Ids of what stands before the instruction when it is to be told from the response."""
+        if self.form == "chat":
+            return self._chat([{"role": "user", "content": FORMS["plain"].reverse(row).removesuffix("\n指令：")}])
+        return self.start + self.text(FORMS[self.form].reverse(row))
+
+    def _chat(self, messages: list[dict]) -> tuple[int, ...]:
+        return tuple(chat.prompt_ids(self.tokenizer, messages))
+
+
+def _user(row: dict) -> dict:
+    return {"role": "user", "content": "\n".join(part for part in (row["instruction"], row["input"]) if part)}
+
+
+# --- scores ---------------------------------------------------------------------------------------------------------------
+
+# Column -> what it is. A `_ratio` is of mean losses (Cherry LLM's IFD), the column without it of perplexities (Superfiltering's).
+SCORES = {
+    "prompt_ppl": "PPL(x)",
+    "response_ppl": "PPL(y|x)",
+    "ifd": "PPL(y|x) / PPL(y)",
+    "ifd_loss_ratio": "loss(y|x) / loss(y)",
+    "reversed_ifd": "PPL(instruction | input, y) / PPL(instruction)",
+    "reversed_ifd_loss_ratio": "loss(instruction | input, y) / loss(instruction)",
+    "one_shot_validity": "mean over other rows of sign(PPL zero-shot - PPL with this row as the example)",
+    "one_shot_gain": "mean over other rows of PPL zero-shot - PPL with this row as the example",
+}
+LOSSES = ("prompt", "response", "response_alone", "instruction", "instruction_alone")
+
+
+def score(
+    model,
+    tokenizer,
+    rows: Sequence[dict],
+    form: str = "plain",
+    start: str = "auto",
+    shots: int = 3,
+    seed: int = 0,
+    max_length: int | None = None,
+    max_tokens: int = 8192,
+    journal: Path | None = None,
+) -> pd.DataFrame:
+    """One line for each of `rows` (as triplets.load gives them), in their order: every score, and what it was made of.
+
+    Columns: id, task, those of SCORES, `<text>_loss` in nats per token and `<text>_tokens` scored for each of LOSSES, `one_shot_pairs`
+    (how many other rows the example was tried on, at most `shots`, drawn by `seed`), `truncated_tokens` (of the response, for want of
+    room in `max_length` tokens, by default the model's window), `reason` (why a score is NaN; empty where none is).
+
+    A response that is cut is cut alike in PPL(y|x), PPL(y) and the one-shot pairs. `journal` makes a run resumable, as in `losses`.
+    """
+    window = max_length or min(model.config.get_text_config().max_position_embeddings, tokenizer.model_max_length)
+    sheet = _Sheet(Prompts(tokenizer, form, start), window)
+    for number, row in enumerate(rows):
+        sheet.ask_row(number, row)
+    sheet.ask_pairs(rows, shots, seed)
+    found = losses(model, sheet.requests, max_tokens, journal)
+    return _table(rows, sheet, found)
+
+
+class _Sheet:
+    """The requests that rows give, where each stands, and why some could not be made."""
+
+    def __init__(self, prompts: Prompts, window: int):
+        self.prompts, self.window = prompts, window
+        self.requests: list[Request] = []
+        self.place: dict[tuple[int, str], int] = {}  # row and text -> request
+        self.pairs: dict[int, list[tuple[int, int]]] = defaultdict(list)  # example's row -> other row, request
+        self.reasons: dict[int, list[str]] = defaultdict(list)
+        self.truncated: dict[int, int] = defaultdict(int)
+
+    def ask_row(self, number: int, row: dict) -> None:
+        """The five texts of one row."""
+        if row.get("turns", 1) > 1:
+            self.reasons[number].append(f"{row['turns']} exchanges; a row of one is scored")
+            return
+        try:
+            prompt, reverse = self.prompts.prompt(row), self.prompts.reverse(row)
+        except ValueError as error:  # of the chat template: an empty turn, a special token in a text
+            self.reasons[number].append(str(error))
+            return
+        self._ask(number, "prompt", prompt[:1], prompt[1 : self.window])
+        response = self.prompts.text(row["output"])
+        kept = response[: max(self.window - len(prompt), 0)]
+        self.truncated[number] = len(response) - len(kept)
+        if not response:
+            self.reasons[number].append("response: the output is empty")
+        elif not kept:
+            why = f"the prompt's {len(prompt)} tokens leave no room in a window of {self.window}"
+            self.reasons[number].append(f"response: {why}")
+        else:
+            self._ask(number, "response", prompt, kept)
+            self._ask(number, "response_alone", self.prompts.start, kept)
+        instruction = self.prompts.text(row["instruction"])
+        if response:
+            self._ask(number, "instruction", reverse, instruction)
+        self._ask(number, "instruction_alone", self.prompts.start, instruction)
+
+    def _ask(self, number: int, text: str, context: tuple[int, ...], target: tuple[int, ...]) -> None:
+        request, why = self._request(context, target)
+        if why:
+            self.reasons[number].append(f"{text}: {why}")
+        else:
+            self.place[number, text] = self._add(request)
+
+    def _request(self, context: tuple[int, ...], target: tuple[int, ...]) -> tuple[Request, str]:
+        """The request, and why it cannot be made ("" when it can)."""
+        if not target:
+            return (context, target), "empty"
+        if not context:  # no start token: the first one is all there is to predict from
+            context, target = target[:1], target[1:]
+        if not target:
+            return (context, target), "one token, and none before it to predict it from"
+        total = len(context) + len(target)
+        return (context, target), f"{total} tokens; the window is {self.window}" if total > self.window else ""
+
+    def _add(self, request: Request) -> int:
+        self.requests.append(request)
+        return len(self.requests) - 1
+
+    def ask_pairs(self, rows: Sequence[dict], shots: int, seed: int) -> None:
+        """Each row as the example for up to `shots` others of its task, drawn anew for each row by `seed` and its number."""
+        of_task = defaultdict(list)
+        for number, row in enumerate(rows):
+            if (number, "response") in self.place:
+                of_task[row["task"]].append(number)
+        copies = Counter((row["task"], _content(row)) for row in rows)
+        for number, row in enumerate(rows):
+            if (number, "response") not in self.place:
+                continue
+            pool = of_task[row["task"]]
+            enough = min(shots + copies[row["task"], _content(row)], len(pool))  # to leave out the row and its copies
+            drawn = random.Random(f"{seed} {number}").sample(pool, enough)
+            others = [n for n in drawn if _content(rows[n]) != _content(row)][:shots]
+            if not row["task"] or not others:
+                why = f"no other row of task {row['task']!r}" if row["task"] else "the row has no task"
+                self.reasons[number].append(f"one-shot: {why}")
+                continue
+            self._ask_pairs_of(number, row, {other: rows[other] for other in others})
+
+    def _ask_pairs_of(self, number: int, row: dict, others: dict[int, dict]) -> None:
+        for other, asked in others.items():
+            try:
+                prompt = self.prompts.one_shot(asked, row)
+            except ValueError as error:  # the chat template takes no answer of blanks
+                self.reasons[number].append(f"one-shot: {error}")
+                return
+            target = self.requests[self.place[other, "response"]][1]
+            request, why = self._request(prompt, target)
+            if not why:
+                self.pairs[number].append((other, self._add(request)))
+        if not self.pairs[number]:
+            self.reasons[number].append(f"one-shot: {len(others)} pairs tried, none fits the window of {self.window}")
+
+
+def _content(row: dict) -> tuple[str, str, str]:
+    return row["instruction"], row["input"], row["output"]
+
+
+def _perplexity_ratio(given: np.ndarray, alone: np.ndarray) -> np.ndarray:
+    return np.exp(given - alone)
+
+
+FORMULAS = {  # score -> the losses it is made of, and how
+    "prompt_ppl": (("prompt",), np.exp),
+    "response_ppl": (("response",), np.exp),
+    "ifd": (("response", "response_alone"), _perplexity_ratio),
+    "ifd_loss_ratio": (("response", "response_alone"), np.divide),
+    "reversed_ifd": (("instruction", "instruction_alone"), _perplexity_ratio),
+    "reversed_ifd_loss_ratio": (("instruction", "instruction_alone"), np.divide),
+}
+
+
+def _table(rows: Sequence[dict], sheet: _Sheet, found: np.ndarray) -> pd.DataFrame:
+    """The scores of each row from the losses of the requests."""
+    table = pd.DataFrame({"id": [row["id"] for row in rows], "task": [row["task"] for row in rows]})
+    loss = {text: np.full(len(rows), np.nan) for text in LOSSES}
+    tokens = {text: np.zeros(len(rows), dtype=int) for text in LOSSES}
+    for (number, text), request in sheet.place.items():
+        loss[text][number], tokens[text][number] = found[request], len(sheet.requests[request][1])
+        if not np.isfinite(found[request]):
+            sheet.reasons[number].append(f"{text}: the loss is {found[request]}")
+    for name, (texts, formula) in FORMULAS.items():
+        table[name] = _finite(name, formula, [loss[text] for text in texts], sheet.reasons)
+    gains = [_gains(number, loss["response"], sheet, found) for number in range(len(rows))]
+    table["one_shot_validity"] = np.array([_mean(np.sign(some)) for some in gains], dtype=float)
+    table["one_shot_gain"] = np.array([_mean(some) for some in gains], dtype=float)
+    table["one_shot_pairs"] = np.array([len(some) for some in gains], dtype=int)
+    for text in LOSSES:
+        table[f"{text}_loss"], table[f"{text}_tokens"] = (
+            np.where(np.isfinite(loss[text]), loss[text], np.nan),
+            tokens[text],
+        )
+    table["truncated_tokens"] = [sheet.truncated[number] for number in range(len(rows))]
+    table["reason"] = ["; ".join(sheet.reasons[number]) for number in range(len(rows))]
+    return table
+
+
+def _finite(name: str, formula: Callable, parts: list[np.ndarray], reasons: dict[int, list[str]]) -> np.ndarray:
+    """`formula` of the losses, NaN where it is not finite; a reason where the losses themselves were."""
+    with np.errstate(all="ignore"):
+        values = formula(*parts)
+    wrong = np.isfinite(np.stack(parts)).all(0) & ~np.isfinite(values)
+    for number in np.flatnonzero(wrong):
+        reasons[number].append(
+            f"{name}: {values[number]} from losses of {', '.join(f'{part[number]:.4g}' for part in parts)}"
+        )
+    return np.where(np.isfinite(values), values, np.nan)
+
+
+def _gains(number: int, zero_shot: np.ndarray, sheet: _Sheet, found: np.ndarray) -> np.ndarray:
+    """By how much row `number`, as the example, lowers the perplexity of each other row it was tried on."""
+    pairs = sheet.pairs[number]
+    with np.errstate(all="ignore"):
+        gains = np.array([np.exp(zero_shot[other]) - np.exp(found[request]) for other, request in pairs])
+    if len(gains) and not np.isfinite(gains).any():
+        sheet.reasons[number].append("one-shot: no pair has a finite perplexity")
+    return gains[np.isfinite(gains)]
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else math.nan
+
+
+# --- files ----------------------------------------------------------------------------------------------------------------
+
+
+def write_table(table: pd.DataFrame, folder: str | Path) -> list[Path]:
+    """`table` as scores.parquet and scores.csv (UTF-8 with a byte order mark, so that a spreadsheet shows Chinese) in `folder`."""
+    paths = [Path(folder) / "scores.parquet", Path(folder) / "scores.csv"]
+    with atomic_path(paths[0]) as temporary:
+        table.to_parquet(temporary, index=False)
+    with atomic_path(paths[1]) as temporary:
+        table.to_csv(temporary, index=False, encoding="utf-8-sig")
+    return paths
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Score a file from the shell."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.scoring", description="Five perplexity scores of SFT rows."
+    )
+    parser.add_argument(
+        "rows", help="JSON, JSONL, CSV, parquet, a folder of them, or a Hub id: instruction/input/output or messages"
+    )
+    parser.add_argument("--model", required=True, help="causal LM: a folder or a Hub id")
+    parser.add_argument("--out", required=True, type=Path, help="folder of scores.parquet, scores.csv and the journal")
+    parser.add_argument("--form", default="plain", choices=[*FORMS, "chat"], help="how a prompt is written")
+    parser.add_argument(
+        "--start", default="auto", choices=["auto", "bos", "eos", "none"], help="what the first token follows"
+    )
+    parser.add_argument("--shots", type=int, default=3, help="other rows that each row is an example for (default 3)")
+    parser.add_argument("--seed", type=int, default=0, help="draws those rows (default 0)")
+    parser.add_argument("--max-length", type=int, help="tokens of a text (default: the model's window)")
+    parser.add_argument("--max-tokens", type=int, default=8192, help="tokens of a batch (default 8192)")
+    asked = parser.parse_args(arguments)
+    quiet()
+    state, profile = PartialState(cpu=not torch.cuda.is_available()), load_profile()
+    rows = triplets.load(asked.rows)
+    model = AutoModelForCausalLM.from_pretrained(asked.model, dtype=profile.torch_dtype).to(state.device)
+    tokenizer = AutoTokenizer.from_pretrained(asked.model)
+    options = {name: getattr(asked, name) for name in ("form", "start", "shots", "seed", "max_length", "max_tokens")}
+    table = score(model, tokenizer, rows, **options, journal=asked.out / "journal")
+    if state.is_main_process:
+        paths = write_table(table, asked.out)
+        unscored = int((table["reason"] != "").sum())
+        print(
+            f"{len(table)} rows, {unscored} of them with a score missing (see `reason`): {', '.join(map(shown, paths))}"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -34,7 +34,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 from tabulate import tabulate
 
 from scripts.artifacts import write_json
-from scripts.dataset import DataError, parse_json
+from scripts.dataset import DataError, json_lines, whole_json
 from scripts.profiles import shown
 
 ANSWERS = {"text": List(Value("string")), "answer_start": List(Value("int32"))}
@@ -58,6 +58,7 @@ KINDS = {
     "absent": "The text does not stand in the context. Left out.",
     "no answer left": "All answers of the question were left out, and so it is.",
 }
+SUFFIXES = (".json", ".jsonl")
 OUTCOMES = ("unchanged", "mended", "an answer left out", "left out")
 ITEMS = ("questions", "answers", "plausible answers", "blocks")
 
@@ -152,18 +153,14 @@ def _first(ids: list[str], most: int) -> str:
 def load(source: str | Path, split: str | None = None) -> tuple[Dataset, Report]:
     """The rows of a .json or .jsonl file, of all such files in a folder (by name), or of a `split` of a Hub data set.
 
-    What exists here, ends in .json or .jsonl, begins with . ~ or /, or has more than one slash is a path; any other
-    text, "squad_v2" or "owner/name", is a Hub id, unless "owner" is a folder here. Faults in the questions are in the
-    report (see KINDS).
+    `find_files` says what is a path and what a Hub id. Faults in the questions are in the report (see KINDS).
     Raises DataError where nothing can be read: no such file or data set, an unknown encoding, bad JSON, no SQuAD at all.
     """
-    if not _is_path(source):
-        return _load_hub(source, split)
-    path = Path(source).expanduser()
-    if split is not None:
-        raise DataError(f"{shown(path)}: split={split!r} is for Hub ids; a path to the split's own file is right")
+    files = find_files(source, split)
+    if files is None:
+        return check(load_hub(str(source), split), f"{source} ({split})")
     checker = _Checker()
-    for file in _files(path):
+    for file in files:
         checker.check(_read_elements(file, checker.report), shown(file))
     return checker.dataset(), checker.report
 
@@ -175,55 +172,59 @@ def check(data, name: str = "data") -> tuple[Dataset, Report]:
     return checker.dataset(), checker.report
 
 
-def _is_path(source: str | Path) -> bool:
-    text = str(source)
-    looks = text.startswith((".", "~", "/")) or "\\" in text or text.count("/") > 1
-    inside = "/" in text and Path(text).parent.is_dir()  # a folder of ours is no owner on the Hub
-    return isinstance(source, Path) or looks or inside or _is_json(Path(text)) or Path(text).exists()
+def find_files(source: str | Path, split: str | None, suffixes: tuple[str, ...] = SUFFIXES) -> list[Path] | None:
+    """The file that `source` names, or those in the folder that it names, by name; None where it is a Hub id.
 
-
-def _is_json(path: Path) -> bool:
-    return path.suffix.lower() in (".json", ".jsonl")
-
-
-def _files(path: Path) -> list[Path]:
+    What exists here, ends in one of `suffixes`, begins with . ~ or /, or has more than one slash is a path; any other
+    text, "squad_v2" or "owner/name", is a Hub id, unless "owner" is a folder here.
+    Raises DataError for a path without such files, and for one with a `split`, which only Hub ids have.
+    """
+    if not _is_path(source, suffixes):
+        return None
+    path = Path(source).expanduser()
+    if split is not None:
+        raise DataError(f"{shown(path)}: split={split!r} is for Hub ids; a path to the split's own file is right")
+    right = f"{', '.join(suffixes[:-1])} or {suffixes[-1]}"
     if not path.exists():
-        raise DataError(f"{shown(path)}: no such file or folder; a .json or .jsonl file or a folder of them is right")
+        raise DataError(f"{shown(path)}: no such file or folder; a {right} file or a folder of them is right")
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if _is_json(file) and not file.name.startswith("."))
+        files = sorted(file for file in path.iterdir() if _ends(file, suffixes) and not file.name.startswith("."))
         if not files:
-            raise DataError(f"{shown(path)}: no .json or .jsonl file in this folder; at least one is right")
+            raise DataError(f"{shown(path)}: no {right} file in this folder; at least one is right")
         return files
-    if not _is_json(path):
-        raise DataError(f"{shown(path)}: ends in {path.suffix!r}; .json or .jsonl is right")
+    if not _ends(path, suffixes):
+        raise DataError(f"{shown(path)}: ends in {path.suffix!r}; {right} is right")
     return [path]
 
 
-def _load_hub(name: str, split: str | None) -> tuple[Dataset, Report]:
+def _is_path(source: str | Path, suffixes: tuple[str, ...]) -> bool:
+    text = str(source)
+    looks = text.startswith((".", "~", "/")) or "\\" in text or text.count("/") > 1
+    inside = "/" in text and Path(text).parent.is_dir()  # a folder of ours is no owner on the Hub
+    return isinstance(source, Path) or looks or inside or _ends(Path(text), suffixes) or Path(text).exists()
+
+
+def _ends(path: Path, suffixes: tuple[str, ...]) -> bool:
+    return path.suffix.lower() in suffixes
+
+
+def load_hub(name: str, split: str | None) -> Dataset:
+    """A `split` of a data set on the Hub; DataError where the Hub does not give it, or for no `split` where it has some."""
     try:
         found = datasets.load_dataset(name, split=split)
     except Exception as error:  # the network, the Hub, the id, the split: a dozen types, each with a good message
         raise DataError(f"{name}: no file or folder here, and the Hub does not give it ({error})") from error
     if isinstance(found, DatasetDict):
         raise DataError(f"{name}: split=None; one of its splits is right: {', '.join(found)}")
-    return check(found, f"{name} ({split})")
+    return found
 
 
 def _read_elements(file: Path, report: Report) -> list[tuple[str, object]]:
     """(path, value) of each article, paragraph or row of a file."""
     name, text = shown(file), _read_text(file, report)
     if file.suffix.lower() == ".jsonl":
-        lines = text.removesuffix("\n").split("\n")
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                raise DataError(f"{name}: line {number}: empty; one JSON object a line is right")
-        values = [parse_json(line, name, first_line=number) for number, line in enumerate(lines, 1)]
-        return _squad([(f"line {number}", value) for number, value in enumerate(values, 1)], name)
-    try:
-        return _elements(parse_json(text, name), name)
-    except DataError as error:
-        hint = "; one object a line is JSON Lines, whose files end in .jsonl" if "(Extra data)" in str(error) else ""
-        raise DataError(f"{error}{hint}") from None
+        return _squad([(f"line {number}", value) for number, value in json_lines(text, name)], name)
+    return _elements(whole_json(text, name), name)
 
 
 def _read_text(file: Path, report: Report) -> str:
@@ -252,7 +253,7 @@ def _elements(data, name: str) -> list[tuple[str, object]]:
         return _squad([("", data)], name)
     prefix, items = ("data", data["data"]) if isinstance(data, dict) else ("", data)
     if isinstance(items, str | dict) or not isinstance(items, Iterable):
-        raise DataError(f"{name}: {prefix or 'the top level'} is {_typed(items)}; {RIGHT}")
+        raise DataError(f"{name}: {prefix or 'the top level'} is {typed(items)}; {RIGHT}")
     return _squad([(f"{prefix}[{index}]", item) for index, item in enumerate(items)], name)
 
 
@@ -311,10 +312,10 @@ class _Checker:
         if items == []:
             self.fault("blocks", where, where, "no questions", "left out", f"{key} is empty; one at least is right")
         elif isinstance(block, dict):
-            self.fault("blocks", where, where, "nesting", "left out", f"{key} is {_typed(items)}; a list is right")
+            self.fault("blocks", where, where, "nesting", "left out", f"{key} is {typed(items)}; a list is right")
         else:
             right = f"an object with {key} is right"
-            self.fault("blocks", where, where, "nesting", "left out", f"{_typed(block)}; {right}")
+            self.fault("blocks", where, where, "nesting", "left out", f"{typed(block)}; {right}")
 
     def row(self, where: str, row) -> None:
         if not isinstance(row, dict):
@@ -328,7 +329,7 @@ class _Checker:
         """Keep the row of one question, or leave it out; either way count it and each of its answers once."""
         self.count("questions", "read")
         if not isinstance(qa, dict):
-            detail = f"{_typed(qa)}; an object with id, question and answers is right"
+            detail = f"{typed(qa)}; an object with id, question and answers is right"
             self.leave_out(where, "nesting", where, detail, ([], []))
             return
         given = _pairs(qa.get("answers")), _pairs(_or(qa.get("plausible_answers"), []))
@@ -363,14 +364,14 @@ class _Checker:
         texts = {"id": qa.get("id"), "question": qa.get("question"), "context": context}
         for key, value in texts.items():
             if not isinstance(value, str) or (key == "id" and not value.strip()):
-                return "nesting", places[key], f"{_typed(value)}; a text is right"
+                return "nesting", places[key], f"{typed(value)}; a text is right"
         for key, pairs in zip(("answers", "plausible_answers"), given, strict=True):
             if pairs is None:
                 right = "a list of {text, answer_start} or an object of two lists of one length is right"
-                return "nesting", _join(where, key), f"{_typed(qa.get(key))}; {right}"
+                return "nesting", _join(where, key), f"{typed(qa.get(key))}; {right}"
         impossible = _or(qa.get("is_impossible"), False)
         if not isinstance(impossible, bool):
-            return "nesting", _join(where, "is_impossible"), f"{_typed(impossible)}; true or false is right"
+            return "nesting", _join(where, "is_impossible"), f"{typed(impossible)}; true or false is right"
         for key, value in texts.items():
             if found := BROKEN.search(value):
                 detail = f"U+{ord(found[0]):04X} at {found.start()}; the undamaged text is right"
@@ -413,7 +414,7 @@ class _Checker:
         """The title, or "" where there is none that can be read (a fault, unless it is simply missing)."""
         title = _or(title, "")
         if not isinstance(title, str):
-            detail = f"title is {_typed(title)}; a text is right, an empty one was taken"
+            detail = f"title is {typed(title)}; a text is right, an empty one was taken"
             self.fault("questions", label, where, "nesting", "mended", detail)
         elif BROKEN.search(title):
             detail = f"title {_short(title)} has a damaged character; an empty title was taken"
@@ -439,9 +440,9 @@ def _place(context: str, text, start) -> tuple[tuple[str, int] | None, str | Non
     (('璃月', 4), 'wrong offset', "'璃月' stands at 4, not at 0; 4 was taken")
     """
     if not isinstance(text, str):
-        return None, "nesting", f"text is {_typed(text)}; a text is right"
+        return None, "nesting", f"text is {typed(text)}; a text is right"
     if not isinstance(start, int) or isinstance(start, bool):
-        return None, "nesting", f"answer_start is {_typed(start)}; a whole number is right"
+        return None, "nesting", f"answer_start is {typed(start)}; a whole number is right"
     if BROKEN.search(text):
         return None, "broken characters", f"{_short(text)}; the undamaged text is right"
     if _is_empty(text):
@@ -522,7 +523,8 @@ def _join(where: str, key: str) -> str:
     return f"{where}.{key}" if where else key
 
 
-def _typed(value) -> str:
+def typed(value) -> str:
+    """A value and its type for a message, such as "7 (int)"; "missing" for None."""
     return "missing" if value is None else f"{_short(value)} ({type(value).__name__})"
 
 

@@ -14,6 +14,7 @@ import json
 import math
 import random
 import time
+from collections import defaultdict
 from dataclasses import asdict, dataclass, replace
 
 import torch
@@ -34,7 +35,7 @@ from transformers import (
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 from trl.chat_template_utils import deepseek_r1_distill_chat_template
 
-from scripts import chat, qa, reading_text
+from scripts import chat, lesson_text, qa, reading_text, scoring
 from scripts.artifacts import atomic_folder, fingerprint, read_json, write_json
 from scripts.collator import CompletionCollator
 from scripts.profiles import ROOT, load_profile, quiet, shown
@@ -72,9 +73,24 @@ class ReaderRecipe:
     seed: int = 0
 
 
+@dataclass(frozen=True)
+class ScorerRecipe:
+    """The same for the language model that scores instruction rows."""
+
+    hidden: int = 192
+    intermediate: int = 512
+    layers: int = 4
+    heads: int = 6
+    rows: int = 40_000
+    batch_size: int = 32
+    learning_rate: float = 3e-3
+    seed: int = 0
+
+
 CAUSAL_LM = Recipe()
 BERT = replace(CAUSAL_LM, layers=2, epochs=1)
 READER = ReaderRecipe()
+SCORER = ScorerRecipe()
 
 
 # --- text: made-up characters, asked about in the language of the notebooks ------------------------------------------------
@@ -220,8 +236,9 @@ def _question_form(core: str, rng: random.Random, taken: set[str]) -> str:
 # --- tokenizers -------------------------------------------------------------------------------------------------------------
 
 
-def build_tokenizer() -> Qwen2Tokenizer:
-    """The causal LM's tokenizer: one token a character of the project, bytes for anything else, DeepSeek's special tokens.
+def build_tokenizer(alphabet: list[str] | None = None) -> Qwen2Tokenizer:
+    """A causal LM's tokenizer: one token a character of `alphabet` (by default the project's), bytes for anything else, DeepSeek's
+    special tokens.
 
     It is Qwen2's own class, a byte-level BPE (`AutoTokenizer` loads no other for a Qwen2 checkpoint), whose merges join the two to
     four bytes of each known character and nothing beyond: a vocabulary of bytes alone would cut names into pieces that a small model
@@ -229,7 +246,7 @@ def build_tokenizer() -> Qwen2Tokenizer:
     pad is eos, and `<think>` and the role markers are not "special": decoding keeps them.
     """
     symbol = bytes_to_unicode()  # byte -> the printable character that stands for it in a byte-level vocabulary
-    spelled = ["".join(symbol[byte] for byte in char.encode()) for char in project_characters()]
+    spelled = ["".join(symbol[byte] for byte in char.encode()) for char in alphabet or project_characters()]
     merges = dict.fromkeys((word[:i], word[i]) for word in spelled for i in range(1, len(word)))
     own = [EOS, USER, ASSISTANT, BOS, chat.THINK_OPEN, chat.THINK_CLOSE]
     tokens = dict.fromkeys([*own, *sorted(symbol.values()), *(left + right for left, right in merges)])
@@ -336,6 +353,56 @@ def build_reader(recipe: ReaderRecipe = READER) -> tuple[BertForQuestionAnswerin
     return model, tokenizer
 
 
+def build_scorer(recipe: ScorerRecipe = SCORER) -> tuple[Qwen2ForCausalLM, Qwen2Tokenizer]:
+    """A Qwen2 that has read instruction rows (scripts/lesson_text.py): it finds a likely answer likelier than an unlikely one.
+
+    Its alphabet is that of data/lessons and of the 3,755 most common characters (GB 2312, level 1); others are bytes to it.
+    """
+    texts = "".join(path.read_text(encoding="utf-8") for path in sorted(lesson_text.FOLDER.glob("*.json")))
+    common = reading_text.common_characters()[:3755]
+    tokenizer = build_tokenizer(sorted({*project_characters(), *PUNCTUATION, *common, *texts} - set("\r\t")))
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=recipe.hidden,
+        intermediate_size=recipe.intermediate,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        num_key_value_heads=recipe.heads,
+        max_position_embeddings=512,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        tie_word_embeddings=True,
+    )
+    set_seed(recipe.seed)
+    model = Qwen2ForCausalLM(config)
+    lesson = _lesson_texts(tokenizer, lesson_text.rows(recipe.rows, recipe.seed), random.Random(recipe.seed))
+    _train(model, [lesson], CompletionCollator(tokenizer), recipe, "building tiny-scorer", bfloat16=True)
+    return model, tokenizer
+
+
+def _lesson_texts(tokenizer: Qwen2Tokenizer, rows: list[dict], rng: random.Random) -> list[dict]:
+    """Each row as one text that the scores ask about, at random: with its prompt, behind an example, turned round, or a part alone."""
+    prompts = scoring.Prompts(tokenizer)
+    of_task = defaultdict(list)
+    for row in rows:
+        of_task[row["task"]].append(row)
+    made = []
+    for row in rows:
+        kind = rng.choices(("zero-shot", "one-shot", "reversed", "response", "instruction"), (5, 2, 2, 1, 1))[0]
+        ids = {
+            "zero-shot": lambda row: prompts.prompt(row) + prompts.text(row["output"]),
+            "one-shot": lambda row: (
+                prompts.one_shot(row, rng.choice(of_task[row["task"]])) + prompts.text(row["output"])
+            ),
+            "reversed": lambda row: prompts.reverse(row) + prompts.text(row["instruction"]),
+            "response": lambda row: prompts.start + prompts.text(row["output"]),
+            "instruction": lambda row: prompts.start + prompts.text(row["instruction"]),
+        }[kind](row)
+        made.append({"input_ids": [*ids, tokenizer.eos_token_id], "completion_mask": [0] + [1] * len(ids)})
+    return made
+
+
 PUNCTUATION = "，。！？；：、“”‘’（）《》【】「」『』…—·～"
 
 
@@ -421,11 +488,15 @@ BUILDERS = {
     "tiny-causal-lm": (build_causal_lm, CAUSAL_LM),
     "tiny-bert": (build_bert, BERT),
     "tiny-reader": (build_reader, READER),
+    "tiny-scorer": (build_scorer, SCORER),
 }
 
 
-def _made_of(recipe: Recipe | ReaderRecipe) -> tuple:
+def _made_of(recipe: Recipe | ReaderRecipe | ScorerRecipe) -> tuple:
     """All that a model is made of, besides its recipe: text, alphabet, template."""
+    if isinstance(recipe, ScorerRecipe):
+        rows = lesson_text.rows(100, recipe.seed)
+        return lesson_text.material(), rows, PUNCTUATION, project_characters(), deepseek_r1_distill_chat_template
     if isinstance(recipe, ReaderRecipe):
         return reading_text.material(), reading_text.rows(100, recipe.seed), PUNCTUATION, project_characters()
     return pretraining_rows(recipe), project_characters(), deepseek_r1_distill_chat_template
@@ -457,5 +528,5 @@ if __name__ == "__main__":  # `make run` and `make test` build what the profile 
     quiet()
     profile = load_profile()
     torch.set_num_threads(profile.cpu_threads)
-    for model_name in (profile.causal_lm, profile.encoder, profile.reader):
+    for model_name in (profile.causal_lm, profile.encoder, profile.reader, profile.scorer):
         print(f"{model_name}: {shown(checkpoint(model_name)) if model_name in BUILDERS else 'not ours to build'}")

@@ -27,6 +27,8 @@ SMALL = {
     "COOKBOOK_EVAL_ROWS": "16",
     "COOKBOOK_RECEIPT_PROMPTS": "8",
     "COOKBOOK_QA_ROWS": "200",
+    "COOKBOOK_PAYOFF_SEEDS": "1",
+    "COOKBOOK_PAYOFF_STEPS": "2",
 }
 
 THREE_EPOCHS = {"COOKBOOK_EPOCHS": "3", "COOKBOOK_QA_EPOCHS": "3"}
@@ -94,6 +96,8 @@ def test_a_second_run_repeats_nothing_and_agrees(name):
         assert "resuming from" in second
     if name == "04_bertscore_eval":
         assert "answered before" in second
+    if name == "06_perplexity_ifd":
+        assert "scored before" in second and "all trainings were done before" in second
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +109,7 @@ def full(tmp_path_factory) -> dict:
         "COOKBOOK_ENCODER": checkpoint("tiny-bert"),
         "COOKBOOK_ENCODER_LAYERS": "2",
         "COOKBOOK_READER": checkpoint("tiny-reader"),
+        "COOKBOOK_SCORER": checkpoint("tiny-scorer"),
         "COOKBOOK_EPOCHS": "1",
         "COOKBOOK_OUTPUTS": str(tmp_path_factory.mktemp("full")),
         **SMALL,
