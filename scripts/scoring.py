@@ -11,7 +11,7 @@ The first token of a text has nothing before it to be predicted from. Here a sta
 none, its EOS, as lm-evaluation-harness does it), so that PPL(y) and PPL(y|x) speak of the same tokens. `start="none"` leaves that first
 token out, as the published IFD code does.
 
-From the shell, over a file of one's own (resumable; `accelerate launch -m scripts.scoring ...` shares it among devices):
+From the shell, over a file of one's own (resumable; `accelerate launch --multi_gpu -m scripts.scoring ...` shares it among devices):
 
     python -m scripts.scoring rows.jsonl --model Qwen/Qwen2.5-3B-Instruct --out outputs/scores
 """
@@ -272,8 +272,11 @@ class Prompts:
         self.start = () if start == "none" else (known[start],)
 
     def text(self, text: str) -> tuple[int, ...]:
-        """Ids of a bare text; never joined with another before it is tokenized, so that no token spans both."""
-        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        """Ids of a bare text; never joined with another before it is tokenized, so that no token spans both.
+
+        What spells a special token is text here, and does not act as one.
+        """
+        return tuple(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
 
     def prompt(self, row: dict) -> tuple[int, ...]:
         """Ids of the zero-shot prompt, start token included."""
@@ -421,9 +424,9 @@ class _Sheet:
             enough = min(shots + copies[row["task"], _content(row)], len(pool))  # to leave out the row and its copies
             drawn = random.Random(f"{seed} {number}").sample(pool, enough)
             others = [n for n in drawn if _content(rows[n]) != _content(row)][:shots]
-            if not row["task"] or not others:
+            if not (row["task"] and others and shots):
                 why = f"no other row of task {row['task']!r}" if row["task"] else "the row has no task"
-                self.reasons[number].append(f"one-shot: {why}")
+                self.reasons[number].append(f"one-shot: {why if shots else 'not asked for'}")
                 continue
             self._ask_pairs_of(number, row, {other: rows[other] for other in others})
 

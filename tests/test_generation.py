@@ -1,13 +1,11 @@
-"""Asking and scoring: batched as one at a time, killed and resumed, greedy whatever the model's own settings say."""
+"""Asking: batched as one at a time, killed and resumed, greedy whatever the model's own settings say."""
 
 import json
-import math
 import os
 import signal
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, Qwen2Config, Qwen2ForCausalLM, set_seed
@@ -16,7 +14,6 @@ from scripts import chat, generation
 from scripts.artifacts import read_jsonl
 from scripts.generation import answer
 from scripts.profiles import ROOT
-from scripts.scoring import completion_losses
 from scripts.tiny_models import checkpoint
 
 # Prompts of different length, so that a batch needs padding; about people whom the tiny model never met.
@@ -310,74 +307,3 @@ def test_each_batch_is_on_disk_before_the_next_is_asked(tokenizer, tmp_path):
 
 def test_the_shelfs_default_is_greedy():
     assert generation.GREEDY["do_sample"] is False
-
-
-# ----- scoring
-
-ROWS = [
-    [{"role": "user", "content": question}, {"role": "assistant", "content": reply}]
-    for question, reply in zip(
-        QUESTIONS, ["钟离来自璃月", "风元素", "好", "胡桃是女性", "男", "凝光来自璃月", "璃月"], strict=True
-    )
-]
-
-
-@torch.inference_mode()
-def token_loop(model, tokenizer, messages):
-    """Nats of each answer token by hand: one pass, one softmax, one look-up a token."""
-    row = chat.encode(tokenizer, messages)
-    ids = row["input_ids"]
-    logits = model(torch.tensor([ids])).logits[0].double()
-    nats = [
-        -(logits[position - 1, ids[position]] - logits[position - 1].exp().sum().log()).item()
-        for position, trained in enumerate(row["completion_mask"])
-        if trained
-    ]
-    assert len(nats) == len(messages[-1]["content"]) + 1  # a token a character, and EOS
-    return sum(nats) / len(nats)
-
-
-@torch.inference_mode()
-def models_own_loss(model, tokenizer, messages):
-    row = chat.encode(tokenizer, messages)
-    labels = [i if mark else -100 for i, mark in zip(row["input_ids"], row["completion_mask"], strict=True)]
-    return model(torch.tensor([row["input_ids"]]), labels=torch.tensor([labels])).loss.item()
-
-
-@pytest.mark.parametrize("batch_size", [1, 3, 64])
-def test_losses_are_those_of_a_token_loop_and_of_the_model_itself(random_model, tokenizer, batch_size):
-    losses = completion_losses(random_model, tokenizer, ROWS, batch_size)
-    assert losses.shape == (7,) and losses.dtype == np.float64
-    np.testing.assert_allclose(losses, [token_loop(random_model, tokenizer, row) for row in ROWS], rtol=1e-5)
-    np.testing.assert_allclose(losses, [models_own_loss(random_model, tokenizer, row) for row in ROWS], rtol=1e-5)
-    assert np.ptp(losses) > 0.01  # the rows differ, so a wrong order would show
-
-
-def test_a_trained_model_gives_the_same_agreement(real):
-    model, tokenizer = real
-    losses = completion_losses(model, tokenizer, ROWS)
-    np.testing.assert_allclose(losses, [token_loop(model, tokenizer, row) for row in ROWS], rtol=1e-4)
-
-
-def test_perplexity_is_the_number_of_tokens_a_model_without_preference_is_torn_between(random_model, tokenizer):
-    head = random_model.lm_head.weight.detach().clone()
-    try:
-        with torch.no_grad():
-            random_model.lm_head.weight.zero_()
-        losses = completion_losses(random_model, tokenizer, ROWS[:2])
-    finally:
-        with torch.no_grad():
-            random_model.lm_head.weight.copy_(head)
-    np.testing.assert_allclose(np.exp(losses), len(tokenizer), rtol=1e-4)
-    assert math.isclose(losses[0], math.log(len(tokenizer)), rel_tol=1e-6)
-
-
-def test_earlier_turns_are_read_and_not_scored(random_model, tokenizer):
-    talk = [*ROWS[0], {"role": "user", "content": "温迪呢？"}, {"role": "assistant", "content": "蒙德"}]
-    losses = completion_losses(random_model, tokenizer, [talk, talk[2:], ROWS[1]])
-    np.testing.assert_allclose(losses[0], token_loop(random_model, tokenizer, talk), rtol=1e-5)
-    assert not np.isclose(losses[0], losses[1], rtol=1e-5)
-
-
-def test_no_rows_have_no_losses(random_model, tokenizer):
-    assert completion_losses(random_model, tokenizer, []).shape == (0,)
