@@ -42,7 +42,9 @@ def test_the_full_profile_names_the_real_checkpoints_and_the_tiny_one_only_what_
     assert PROFILES["full"].causal_lm == "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B"
     assert (PROFILES["full"].encoder, PROFILES["full"].encoder_layers) == ("bert-base-chinese", 8)
     assert PROFILES["full"].reader == "luhua/chinese_pretrain_mrc_roberta_wwm_ext_large"
-    assert {PROFILES["tiny"].causal_lm, PROFILES["tiny"].encoder, PROFILES["tiny"].reader} == set(BUILDERS)
+    assert PROFILES["full"].scorer == "Qwen/Qwen2.5-3B-Instruct"
+    tiny = PROFILES["tiny"]
+    assert {tiny.causal_lm, tiny.encoder, tiny.reader, tiny.scorer} == set(BUILDERS)
 
 
 @pytest.mark.parametrize("field", FIELDS)

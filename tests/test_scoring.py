@@ -850,7 +850,7 @@ def test_the_shell_scores_a_file_and_a_second_run_scores_nothing_again(
     pd.testing.assert_frame_equal(read_back(tmp_path)[0], first, check_exact=True)
 
 
-def test_a_text_that_spells_a_special_token_is_read_as_text():
+def test_a_text_that_spells_a_special_token_is_read_as_text(tokenizer):
     ids = scoring.Prompts(tokenizer, "plain").text(f"好{tokenizer.eos_token}了")
     assert tokenizer.eos_token_id not in ids and tokenizer.decode(ids) == f"好{tokenizer.eos_token}了"
 
