@@ -25,6 +25,7 @@ FOLDER = ROOT / "data/lessons"
 SLOT = re.compile(r"\{([^{}]+)\}")
 SURNAMES = "王李张刘陈杨赵黄周吴徐孙马朱胡林郭何高罗"
 GIVEN = "明华强伟军丽芳静敏红梅刚平东云峰雪琴玉兰春秋文安乐宁"
+LABEL = 6  # characters: an output no longer than this is a label or a word, which many rows share
 WORDINGS = (
     "用“{}”造一个句子。",
     "请用“{}”造句。",
@@ -36,18 +37,19 @@ WORDINGS = (
 
 
 def material() -> dict:
-    """Frames, word lists and texts, as they stand in data/, and the questions of data/sft, which are never asked here."""
+    """Frames, word lists and texts, as they stand in data/, and what stands in data/sft, which must not stand here."""
     lexicon = read_json(ROOT / "data/reading/lexicon.json") | read_json(FOLDER / "lexicon.json")
     frames, texts = read_json(FOLDER / "frames.json"), read_json(FOLDER / "texts.json")
     held = [row for path in sorted((ROOT / "data/sft").glob("*.json")) for row in read_json(path)]
-    asked_later = sorted({row["instruction"] + row["input"] for row in held})
-    return {"lexicon": lexicon, "frames": frames, "texts": texts, "asked later": asked_later}
+    questions = {row["instruction"] + row["input"] for row in held}
+    sentences = {row[key] for row in held for key in ("input", "output") if len(row[key]) > LABEL}
+    return {"lexicon": lexicon, "frames": frames, "texts": texts, "held": sorted(questions | sentences)}
 
 
 def rows(count: int, seed: int) -> list[dict]:
     """`count` rows with task, instruction, input and output, every task as often as any other; the same seed gives the same rows."""
     source, rng = material(), random.Random(seed)
-    asked_later = set(source["asked later"])
+    held = set(source["held"])
     of_task = defaultdict(list)
     for frame in source["frames"] + source["texts"]:
         of_task[frame["task"]].append(frame)
@@ -55,7 +57,7 @@ def rows(count: int, seed: int) -> list[dict]:
     while len(made) < count:
         frame = rng.choice(of_task[rng.choice(list(of_task))])
         row = _filled(frame, source["lexicon"], rng) if isinstance(frame["output"], list) else _written(frame, rng)
-        if row["instruction"] + row["input"] not in asked_later:
+        if not held & {row["instruction"] + row["input"], row["input"], row["output"]}:
             made.append(row)
     return made
 
@@ -74,7 +76,9 @@ def _filled(frame: dict, lexicon: dict, rng: random.Random) -> dict:
     def word(slot: re.Match) -> str:
         which, _, part = slot[1].partition(".")
         if which not in drawn:
-            drawn[which] = rng.choice(lexicon[which.partition("#")[0]])
+            drawn[which] = rng.choice(
+                [entry for entry in lexicon[which.partition("#")[0]] if entry not in drawn.values()]
+            )
         return drawn[which][int(part)] if part else drawn[which]
 
     texts = {key: rng.choice(frame[key] or [""]) for key in ("instruction", "input", "output")}

@@ -382,6 +382,9 @@ def build_scorer(recipe: ScorerRecipe = SCORER) -> tuple[Qwen2ForCausalLM, Qwen2
     return model, tokenizer
 
 
+LESSON_MIX = {"zero-shot": 5, "one-shot": 2, "reversed": 2, "response": 1, "instruction": 1}
+
+
 def _lesson_texts(tokenizer: Qwen2Tokenizer, rows: list[dict], rng: random.Random) -> list[dict]:
     """Each row as one text that the scores ask about, at random: with its prompt, behind an example, turned round, or a part alone."""
     prompts = scoring.Prompts(tokenizer)
@@ -390,7 +393,7 @@ def _lesson_texts(tokenizer: Qwen2Tokenizer, rows: list[dict], rng: random.Rando
         of_task[row["task"]].append(row)
     made = []
     for row in rows:
-        kind = rng.choices(("zero-shot", "one-shot", "reversed", "response", "instruction"), (5, 2, 2, 1, 1))[0]
+        kind = rng.choices(list(LESSON_MIX), LESSON_MIX.values())[0]
         ids = {
             "zero-shot": lambda row: prompts.prompt(row) + prompts.text(row["output"]),
             "one-shot": lambda row: (
@@ -497,7 +500,8 @@ def _made_of(recipe: Recipe | ReaderRecipe | ScorerRecipe) -> tuple:
     """All that a model is made of, besides its recipe: text, alphabet, template."""
     if isinstance(recipe, ScorerRecipe):
         rows = lesson_text.rows(100, recipe.seed)
-        return lesson_text.material(), rows, PUNCTUATION, project_characters(), deepseek_r1_distill_chat_template
+        written = asdict(scoring.FORMS["plain"]), LESSON_MIX, deepseek_r1_distill_chat_template
+        return lesson_text.material(), rows, PUNCTUATION, project_characters(), written
     if isinstance(recipe, ReaderRecipe):
         return reading_text.material(), reading_text.rows(100, recipe.seed), PUNCTUATION, project_characters()
     return pretraining_rows(recipe), project_characters(), deepseek_r1_distill_chat_template

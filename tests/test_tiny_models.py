@@ -22,7 +22,7 @@ from transformers import (
 )
 from trl.chat_template_utils import deepseek_r1_distill_chat_template
 
-from scripts import qa, reading_text, tiny_models
+from scripts import lesson_text, qa, reading_text, tiny_models
 from scripts.artifacts import read_json
 from scripts.dataset import expand, load_characters, load_templates
 from scripts.metrics import BertScores
@@ -35,10 +35,12 @@ from scripts.tiny_models import (
     READER,
     ReaderRecipe,
     Recipe,
+    ScorerRecipe,
     build_bert,
     build_bert_tokenizer,
     build_causal_lm,
     build_reader,
+    build_scorer,
     build_tokenizer,
     checkpoint,
     made_up_characters,
@@ -48,6 +50,7 @@ from scripts.tiny_models import (
 
 SMALL = Recipe(hidden=16, intermediate=16, layers=1, characters=6, rows_per_character=4, epochs=1, batch_size=8)
 SMALL_READER = ReaderRecipe(hidden=32, intermediate=16, layers=1, heads=2, short_rows=12, rows=20, batch_size=8)
+SMALL_SCORER = ScorerRecipe(hidden=32, intermediate=64, layers=1, heads=2, rows=16, batch_size=8)
 CHARACTERS = load_characters(ROOT / "data/genshin/characters.json")
 TEMPLATES = load_templates(ROOT / "data/genshin/templates.json")
 
@@ -343,7 +346,13 @@ def test_the_reader_trains_on_short_passages_first(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("build", "small"), [(build_causal_lm, SMALL), (build_bert, SMALL), (build_reader, SMALL_READER)]
+    ("build", "small"),
+    [
+        (build_causal_lm, SMALL),
+        (build_bert, SMALL),
+        (build_reader, SMALL_READER),
+        (build_scorer, SMALL_SCORER),
+    ],
 )
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(build, small):
     torch.rand(1)  # whatever was drawn before
@@ -374,6 +383,7 @@ def test_training_begins_as_warm_up_and_uses_each_row_in_each_epoch(monkeypatch)
 def small_cache(tmp_path, monkeypatch):
     """(models folder, names built so far): the cache in a folder of its own, with recipes that take no time."""
     monkeypatch.setenv("COOKBOOK_MODELS", str(tmp_path))
+    small = {"tiny-reader": SMALL_READER, "tiny-scorer": SMALL_SCORER}
     built = []
 
     def counting(name):
@@ -383,7 +393,7 @@ def small_cache(tmp_path, monkeypatch):
             built.append(name)
             return build(recipe)
 
-        return counted, SMALL_READER if name == "tiny-reader" else SMALL
+        return counted, small.get(name, SMALL)
 
     monkeypatch.setattr(tiny_models, "BUILDERS", {name: counting(name) for name in BUILDERS})
     return tmp_path, built
@@ -397,14 +407,15 @@ def test_what_is_no_tiny_models_name_is_passed_through(small_cache):
 
 def test_a_model_is_built_once_and_loads_by_the_usual_classes(small_cache, capsys):
     models, built = small_cache
-    names = ["tiny-causal-lm", "tiny-bert", "tiny-reader"]
+    names = ["tiny-causal-lm", "tiny-bert", "tiny-reader", "tiny-scorer"]
     folders = [checkpoint(name) for name in names]
     assert folders == [str(models / name) for name in names]
     assert re.match(r"built \.\.\./tiny-causal-lm in \d+ s: [\d,]+ parameters\n", capsys.readouterr().out)
     assert [checkpoint(name) for name in names] == folders
     assert built == names and capsys.readouterr().out == ""
-    usual = AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForQuestionAnswering
-    small = (build_causal_lm, SMALL), (build_bert, SMALL), (build_reader, SMALL_READER)
+    usual = AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForQuestionAnswering, AutoModelForCausalLM
+    small = [(build_causal_lm, SMALL), (build_bert, SMALL)]
+    small += [(build_reader, SMALL_READER), (build_scorer, SMALL_SCORER)]
     for folder, load, (build, recipe) in zip(folders, usual, small, strict=True):
         model, tokenizer = build(recipe)
         read = load.from_pretrained(folder)
@@ -452,6 +463,21 @@ def change_punctuation(monkeypatch):
     monkeypatch.setattr(tiny_models, "PUNCTUATION", "，。")
 
 
+def change_scorer_recipe(monkeypatch):
+    build = tiny_models.BUILDERS["tiny-scorer"][0]
+    monkeypatch.setitem(tiny_models.BUILDERS, "tiny-scorer", (build, replace(SMALL_SCORER, rows=17)))
+
+
+def change_written_text(monkeypatch):
+    material = lesson_text.material()
+    material["texts"][0]["output"] += "！"
+    monkeypatch.setattr(lesson_text, "material", lambda: material)
+
+
+def change_name(monkeypatch):
+    monkeypatch.setattr(lesson_text, "_name", lambda rng: "小明")
+
+
 @pytest.mark.parametrize(
     ("name", "change"),
     [
@@ -460,6 +486,8 @@ def change_punctuation(monkeypatch):
             ("tiny-reader", change)
             for change in (change_reader_recipe, change_lexicon, change_writer, change_punctuation, change_alphabet)
         ],
+        *[("tiny-scorer", change) for change in (change_scorer_recipe, change_written_text, change_name)],
+        *[("tiny-scorer", change) for change in (change_punctuation, change_alphabet, change_template)],
     ],
 )
 def test_a_model_is_rebuilt_when_what_it_is_made_of_changes(small_cache, monkeypatch, name, change):
@@ -474,7 +502,15 @@ def test_a_model_is_rebuilt_when_what_it_is_made_of_changes(small_cache, monkeyp
     assert os.listdir(models) == [name]
 
 
-@pytest.mark.parametrize(("name", "change"), [("tiny-bert", change_lexicon), ("tiny-reader", change_template)])
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("tiny-bert", change_lexicon),
+        ("tiny-reader", change_template),
+        ("tiny-reader", change_written_text),
+        ("tiny-scorer", change_writer),
+    ],
+)
 def test_a_model_is_not_rebuilt_for_what_another_is_made_of(small_cache, monkeypatch, name, change):
     checkpoint(name)
     change(monkeypatch)
