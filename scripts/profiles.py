@@ -135,6 +135,8 @@ PROFILES = {
         qa_stride=48,
         qa_attention="eager",  # with heads this small the plain one is the fastest on a CPU
         score_tokens=4096,
+        payoff_seeds=5,
+        payoff_steps=20,
         payoff_learning_rate=2e-3,
     ),
     "full": Profile(

@@ -144,7 +144,13 @@ def _check(requests: Sequence[Request]) -> None:
             )
 
 
-def losses(model, requests: Sequence[Request], max_tokens: int = 8192, journal: Path | None = None) -> np.ndarray:
+def losses(
+    model,
+    requests: Sequence[Request],
+    max_tokens: int = 8192,
+    journal: Path | None = None,
+    progress: bool = True,
+) -> np.ndarray:
     """Mean nats per token of each request's target, shape (len(requests),).
 
     With a `journal` (a folder) each batch's results are on disk when the next begins, and a killed run goes on behind the last one.
@@ -157,7 +163,9 @@ def losses(model, requests: Sequence[Request], max_tokens: int = 8192, journal: 
     batches = batches_of(distinct_texts(requests), max_tokens)
     done = _read_journal(journal, fingerprint(_weights(model), requests, max_tokens)) if journal else {}
     mine = [n for n in range(state.process_index, len(batches), state.num_processes) if n not in done]
-    for n in tqdm(mine, desc="scoring", unit="batch", leave=False, delay=3, disable=not state.is_main_process):
+    for n in tqdm(
+        mine, desc="scoring", unit="batch", leave=False, delay=3, disable=not (progress and state.is_main_process)
+    ):
         means = {number: float(nats.mean(dtype=np.float64)) for number, nats in batch_nats(model, batches[n]).items()}
         done[n] = [[number, mean] for number, mean in means.items()]
         if journal:

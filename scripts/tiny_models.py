@@ -81,7 +81,7 @@ class ScorerRecipe:
     intermediate: int = 512
     layers: int = 4
     heads: int = 6
-    rows: int = 32_000
+    rows: int = 24_000
     batch_size: int = 16
     learning_rate: float = 2e-3
     seed: int = 0
