@@ -28,9 +28,9 @@ from scripts.profiles import machine, peak_memory_gib, quiet
 PEAK_TFLOPS = {"H200": 989, "H100 PCIe": 756, "H100 NVL": 835, "H100": 989, "A100": 312, "L40S": 362}
 
 
-def arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    """The command line; what is not given is the 7B's shape (its config.json) and the article's effective batch."""
-    parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__.split("\n")[0])
+def shape_parser(module: str, description: str) -> argparse.ArgumentParser:
+    """Options for a model's shape; what is not given is the 7B's (its config.json)."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--layers", type=int, default=28)
     parser.add_argument("--hidden", type=int, default=3584)
@@ -38,15 +38,35 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--heads", type=int, default=28)
     parser.add_argument("--kv-heads", type=int, default=4)
     parser.add_argument("--vocabulary", type=int, default=material.VOCABULARY)
+    parser.add_argument("--attn", default="sdpa", help="attn_implementation of our way")
+    return parser
+
+
+def parsed(parser: argparse.ArgumentParser, argv: list[str] | None) -> argparse.Namespace:
+    """The options with the MLP's width filled in."""
+    args = parser.parse_args(argv)
+    args.intermediate = args.intermediate or args.hidden * 18944 // 3584
+    return args
+
+
+def check_device(args: argparse.Namespace, module: str) -> None:
+    """Raises SystemExit where CUDA is meant and not there."""
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit(
+            "no CUDA device found: this measures a 7B model, which needs one of 40 GB or more. To see that it runs at all:\n"
+            f"  python -m {module} --device cpu --layers 2 --hidden 64 --heads 4 --kv-heads 2 --vocabulary 2000"
+        )
+
+
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line; what is not given is the 7B's shape and the article's effective batch."""
+    parser = shape_parser("bench.gpu", __doc__.split("\n")[0])
     parser.add_argument("--steps", type=int, default=20, help="optimizer steps timed, after one that warms up")
     parser.add_argument(
         "--step-rows", type=int, default=sft.STEP_ROWS, help="rows in a step; the article's 2 x 8 are 16"
     )
-    parser.add_argument("--attn", default="sdpa", help="attn_implementation of our way")
     parser.add_argument("--peak-tflops", type=float, help="the device's dense 16-bit peak, where the table has none")
-    args = parser.parse_args(argv)
-    args.intermediate = args.intermediate or args.hidden * 18944 // 3584
-    return args
+    return parsed(parser, argv)
 
 
 def build(args: argparse.Namespace, dtype: torch.dtype, attn: str) -> Qwen2ForCausalLM:
@@ -98,11 +118,7 @@ def run(args: argparse.Namespace, way, base: Qwen2ForCausalLM, tokenizer, rows: 
 def main(argv: list[str] | None = None) -> None:
     """Train a few steps of each recipe, one model in memory at a time, and print the table."""
     args = arguments(argv)
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise SystemExit(
-            "no CUDA device found: this measures a 7B model, which needs one of 40 GB or more. To see that it runs at all:\n"
-            "  python -m bench.gpu --device cpu --layers 2 --hidden 64 --heads 4 --kv-heads 2 --vocabulary 2000 --steps 2"
-        )
+    check_device(args, "bench.gpu")
     quiet()
     tokenizer = with_pad_token(tiny_models.build_tokenizer())
     rows = material.encoded_rows(tokenizer, (args.steps + 1) * args.step_rows)

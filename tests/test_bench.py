@@ -8,12 +8,14 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from bench import answering, bertscore, collating, gpu, material, qa, sft
+from bench import answering, bertscore, collating, gpu, gpu_scoring, material, qa, scoring, sft
 from bench.timing import Line, interleaved, table
 from scripts import chat, tiny_models
 from scripts.collator import CompletionCollator
@@ -187,6 +189,105 @@ def test_features_are_those_of_the_loop_over_tokens():
     assert len(set(contexts)) == 3 and max(map(len, contexts)) > 400  # so that some context makes several windows
 
 
+# ----- SFT scores
+
+
+@pytest.fixture(scope="module")
+def scored():
+    """Rows a tenth as long as real ones, what scores them, and their scores by ours."""
+    tokenizer = scoring.build_tokenizer()
+    model = material.random_model(len(tokenizer), hidden=32, layers=1).eval()
+    model.get_output_embeddings().weight.data *= 20  # far from a uniform guess, so that a wrong token shows
+    rows = scoring.rows(12, scale=0.1)
+    return model, tokenizer, rows, scoring.ours(model, tokenizer, rows)
+
+
+@pytest.mark.parametrize("way", ["article", "one", "lm-eval"])
+def test_ways_of_scoring_agree(scored, way):
+    model, tokenizer, rows, ours = scored
+    if way == "lm-eval":
+        pytest.importorskip("lm_eval", reason=scoring.TO_INSTALL)
+    found = pd.DataFrame(scoring.run_way(way, model, tokenizer, rows)["scores"])
+    assert ours.std().min() > 0.01 and not ours.isna().any(axis=None)
+    scoring.check({"ours": ours, way: found})
+
+
+def test_few_rows_have_the_scores_that_they_have_among_all(scored):
+    model, tokenizer, rows, ours = scored
+    few = rows[: scoring.ONE_SHARE]
+    scoring.check({"ours": ours, "few": scoring.ours(model, tokenizer, few)})
+
+
+@pytest.mark.parametrize("column", scoring.COLUMNS)
+def test_a_wrong_score_is_caught(scored, column):
+    ours = scored[-1]
+    scale = ours.loc[3, "response_ppl" if column == "one_shot_gain" else column]
+    for wrong, message in ((ours.loc[3, column] + 2e-4 * scale, "by 2.0e-04"), (math.nan, "none where ours has")):
+        other = ours.copy()
+        other.loc[3, column] = wrong
+        with pytest.raises(AssertionError, match=f"other: .*{message}"):
+            scoring.check({"ours": ours, "other": other})
+
+
+def test_texts_of_rows_are_counted_once(scored):
+    _, tokenizer, rows, _ = scored
+    asked = scoring.asked_of(tokenizer, rows[:8])
+    assert len(scoring.distinct(asked)) == 8 * 5 + 8 * 3  # five of each row, and its example before three others
+    assert scoring.tokens_of(tokenizer, rows[:8]) == sum(len(a) + len(b) for a, b in scoring.distinct(asked))
+
+
+def test_rows_are_as_long_as_real_ones():
+    rows = scoring.rows(4000)
+    outputs = np.percentile([len(row["output"]) for row in rows], [25, 50, 75, 90, 95])
+    np.testing.assert_allclose(outputs, [36, 94, 178, 228, 250], rtol=0.1)
+    assert np.median([len(row["instruction"]) for row in rows]) == 9
+    assert sum(bool(row["input"]) for row in rows) / 4000 == pytest.approx(0.14, abs=0.02)
+
+
+def test_lines_of_scoring_are_ours_beside_the_others(monkeypatch, capsys):
+    scores = {column: [1.5] * 16 for column in scoring.COLUMNS}
+    seconds = {"article": 80.0, "one": 20.0, "ours": 10.0, "lm-eval": 16.0}
+    gib = {"article": 6.0, "one": 1.0, "ours": 0.5, "lm-eval": 2.0}
+
+    def recorded(way, rows, threads):
+        assert (rows, threads) == (16, 1)
+        return seconds[way], {"scores": scores, "gib": gib[way]}
+
+    monkeypatch.setattr(scoring, "in_own_process", recorded)
+    monkeypatch.setattr(
+        scoring, "tokens_of", lambda tokenizer, rows: len(rows) ** 2
+    )  # the first half: a quarter of the tokens
+    monkeypatch.setattr(scoring.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(scoring.metadata, "version", lambda name: "1.2")
+    assert [(line.ratio, line.goal) for line in scoring.measure(16)] == [(8, 5), (8, None), (1.6, 1.6)]
+    assert "article: 6.00 GiB, 12.0 times ours" in capsys.readouterr().out
+
+    monkeypatch.setattr(scoring.importlib.util, "find_spec", lambda name: None)
+    assert len(scoring.measure(16)) == 2
+    assert scoring.TO_INSTALL in capsys.readouterr().out
+
+
+def test_a_way_runs_in_a_process_of_its_own():
+    seconds, result = scoring.in_own_process("ours", rows=4, threads=1, vocabulary=1400, hidden=32)
+    assert seconds == result["seconds"] > 0
+    assert len(result["scores"]["ifd"]) == 4
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells")
+def test_peak_memory_counts_what_was_held_and_nothing_before():
+    before_all = np.ones(2**25)  # 256 MiB that are given back before the count begins
+    del before_all
+    start = scoring.start_of_peak()
+    held = np.ones(2**24)
+    del held
+    assert 0.120 < scoring.peak_gib() - start < 0.180
+
+
+def test_slope_is_the_power_that_time_grows_with():
+    assert scoring.slope([1, 10, 100], [3, 30, 300]) == pytest.approx(1)
+    assert scoring.slope([1, 10, 100], [3, 300, 30_000]) == pytest.approx(2)
+
+
 # ----- bench.gpu
 
 TINY_SHAPE = "--device cpu --layers 1 --hidden 32 --intermediate 64 --heads 4 --kv-heads 2 --vocabulary 1500 --steps 1"
@@ -212,7 +313,19 @@ def test_gpu_bench_runs_on_the_cpu_when_told_to(capsys):
     assert all(not math.isnan(float(row[4].strip().rstrip("%"))) for row in rows[1:])
 
 
-def test_gpu_bench_says_so_where_there_is_no_gpu(monkeypatch):
+@pytest.mark.parametrize("main", [gpu.main, gpu_scoring.main])
+def test_gpu_bench_says_so_where_there_is_no_gpu(main, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit, match="no CUDA device found"):
-        gpu.main([])
+        main([])
+
+
+def test_gpu_scoring_runs_on_the_cpu_when_told_to(capsys):
+    gpu_scoring.main([*TINY_SHAPE.split("--steps")[0].split(), "--rows", "4"])
+    rows = [line.split("|") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert [row[1].strip() for row in rows[1:]] == [
+        "five passes in batches of 10 (article)",
+        "one text at a time",
+        "ours",
+    ]
+    assert all(float(row[2].strip().replace(",", "")) > 0 for row in rows[1:])

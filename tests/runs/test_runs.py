@@ -82,7 +82,9 @@ def test_the_reader_reads_questions_it_never_saw():
 def test_ifd_finds_the_bad_rows_and_its_smallest_are_not_the_ones_to_train_on():
     reached = figures("06_perplexity_ifd")
     assert reached["AUC, IFD"] >= 0.75 and reached["AUC within task, IFD"] >= 0.75
-    assert reached["AUC, PPL(x)"] <= 0.65, "most faults are in the response; the prompt's own perplexity cannot see them"
+    assert reached["AUC, PPL(x)"] <= 0.65, (
+        "most faults are in the response; the prompt's own perplexity cannot see them"
+    )
     assert reached["held-out loss, all good rows (fault known)"] < reached["held-out loss before"]
     assert reached["held-out loss, IFD, low (article)"] > reached["held-out loss, random rows"]
 
