@@ -18,14 +18,18 @@ def shown_by(notebook: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("name", "notebook", "figure"),
-    [("results", "02_lora_sft", r"\d+\.\d%"), ("reading", "05_squad_qa", r"\d+\.\d")],
+    ("name", "notebook", "figure", "count"),
+    [
+        ("results", "02_lora_sft", r"\d+\.\d%", 9),
+        ("reading", "05_squad_qa", r"\d+\.\d", 9),
+        ("scores", "06_perplexity_ifd", r"\d+\.\d+", 8),
+    ],
 )
-def test_every_result_in_the_readme_is_shown_by_its_notebook(name, notebook, figure):
+def test_every_result_in_the_readme_is_shown_by_its_notebook(name, notebook, figure, count):
     table = README.split(f"<!-- {name}")[1].split(f"<!-- end of {name}")[0]
     results = re.findall(figure, table)
-    assert len(results) == 9
-    cells = re.findall(rf">\s*({figure})\s*</td>", shown_by(notebook))
+    assert len(results) == count
+    cells = re.findall(rf"[>\s]({figure})[\s<]", shown_by(notebook))
     assert [r for r in results if r not in cells] == []
 
 
