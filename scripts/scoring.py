@@ -229,8 +229,9 @@ class Form:
     between: str = "\n\n"  # between a solved example and the row itself
 
     def prompt(self, row: dict) -> str:
-        """The zero-shot prompt: what stands before the response."""
-        return (self.zero_shot_input if row["input"] else self.zero_shot).format_map(row)
+        """The zero-shot prompt: what stands before the response, a system's turn (where the row has one) at its head."""
+        prompt = (self.zero_shot_input if row["input"] else self.zero_shot).format_map(row)
+        return f"{row['system']}{self.between}{prompt}" if row.get("system") else prompt
 
     def reverse(self, row: dict) -> str:
         """What stands before the instruction, when it is to be told from input and response."""
@@ -289,13 +290,14 @@ class Prompts:
     def prompt(self, row: dict) -> tuple[int, ...]:
         """Ids of the zero-shot prompt, start token included."""
         if self.form == "chat":
-            return self._chat([_user(row)])
+            return self._chat([*_system(row), _user(row)])
         return self.start + self.text(FORMS[self.form].prompt(row))
 
     def one_shot(self, row: dict, example: dict) -> tuple[int, ...]:
         """Ids of the prompt behind a solved example, which brings its own instruction: it may differ from the row's."""
         if self.form == "chat":
-            return self._chat([_user(example), {"role": "assistant", "content": example["output"]}, _user(row)])
+            answered = [_user(example), {"role": "assistant", "content": example["output"]}]
+            return self._chat([*_system(row), *answered, _user(row)])
         between = FORMS[self.form].between
         return self.prompt(example) + self.text(example["output"]) + self.text(between + FORMS[self.form].prompt(row))
 
@@ -307,6 +309,10 @@ class Prompts:
 
     def _chat(self, messages: list[dict]) -> tuple[int, ...]:
         return tuple(chat.prompt_ids(self.tokenizer, messages))
+
+
+def _system(row: dict) -> list[dict]:
+    return [{"role": "system", "content": row["system"]}] if row.get("system") else []
 
 
 def _user(row: dict) -> dict:

@@ -855,6 +855,17 @@ def test_a_text_that_spells_a_special_token_is_read_as_text(tokenizer):
     assert tokenizer.eos_token_id not in ids and tokenizer.decode(ids) == f"好{tokenizer.eos_token}了"
 
 
+def test_a_system_turn_stands_before_the_prompt_in_every_form(tokenizer):
+    row = {"instruction": "甲？", "input": "", "output": "乙", "system": "丙"}
+    assert FORMS["plain"].prompt(row) == "丙\n\n指令：甲？\n回答："
+    turns = [{"role": "system", "content": "丙"}, {"role": "user", "content": "甲？"}]
+    assert scoring.Prompts(tokenizer, "chat").prompt(row) == tuple(chat.prompt_ids(tokenizer, turns))
+    example = {"instruction": "丁？", "input": "", "output": "戊"}
+    asked = [{"role": "user", "content": "丁？"}, {"role": "assistant", "content": "戊"}]
+    talk = [turns[0], *asked, turns[1]]
+    assert scoring.Prompts(tokenizer, "chat").one_shot(row, example) == tuple(chat.prompt_ids(tokenizer, talk))
+
+
 def test_two_processes_give_the_table_of_one(shell, tmp_path):
     arguments, _ = shell
     main([*arguments, "--out", str(tmp_path / "one")])
