@@ -6,12 +6,15 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 
 import psutil
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from tqdm import tqdm
 
 from scripts.profiles import Profile, machine, pins
 
@@ -94,6 +97,45 @@ def read_jsonl(path: str | Path) -> list[dict]:
         except json.JSONDecodeError as error:
             raise ValueError(f"{path.name}, line {number}: not JSON ({error}); one object a line is right") from None
     return rows
+
+
+def journaled(
+    batches: Sequence, compute: Callable, folder: str | Path | None, made_of: str, verb: str, progress: bool = True
+) -> list:
+    """`compute(batch)`, as JSON gives it back, of each batch; with a `folder`, each is on disk before the next begins.
+
+    A killed run goes on behind the last one, if `made_of` (a fingerprint of batches, model and settings) is the same; the journal of
+    other work is begun anew. Under `accelerate launch` the processes share the batches, and each of them gets all results. `verb`
+    is what is done to a batch, as the printed line has it: "scored".
+    """
+    state = PartialState()
+    done = _read_journal(Path(folder), made_of, verb) if folder else {}
+    mine = [n for n in range(state.process_index, len(batches), state.num_processes) if n not in done]
+    show = progress and state.is_main_process
+    for n in tqdm(mine, desc=f"batches {verb}", unit="batch", leave=False, delay=3, disable=not show):
+        done[n] = json.loads(json.dumps(compute(batches[n])))
+        if folder:
+            append_jsonl(Path(folder) / f"batches-{state.process_index}.jsonl", [{"batch": n, "results": done[n]}])
+    of_batch = dict(gather_object(sorted(done.items())))
+    return [of_batch[n] for n in range(len(batches))]
+
+
+def _read_journal(folder: Path, made_of: str, verb: str) -> dict[int, list]:
+    """Batch -> its results, from an earlier run of the same work."""
+    state = PartialState()
+    label = folder / "journal.json"
+    if state.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not label.exists() or read_json(label) != {"made_of": made_of}:
+            for old in folder.glob("batches-*.jsonl"):
+                old.unlink()
+            write_json(label, {"made_of": made_of})
+    state.wait_for_everyone()
+    rows = [row for file in sorted(folder.glob("batches-*.jsonl")) for row in read_jsonl(file)]
+    state.wait_for_everyone()  # nobody appends while another still reads
+    if rows and state.is_main_process:
+        print(f"{len(rows)} batches were {verb} before; going on behind them")
+    return {row["batch"]: row["results"] for row in rows}
 
 
 def fingerprint(*parts) -> str:

@@ -24,18 +24,19 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from scripts import chat, triplets
-from scripts.artifacts import append_jsonl, atomic_path, fingerprint, read_json, read_jsonl, write_json
+from scripts.artifacts import atomic_path, fingerprint, journaled
 from scripts.profiles import load_profile, quiet, shown
 
 HEAD_POSITIONS = 256  # positions that go through the head at once: 256 x 152,064 logits are 156 MB in float32
@@ -110,14 +111,19 @@ def batch_nats(model, batch: list[Text]) -> dict[int, np.ndarray]:
 
 def _nats(model, ids: torch.Tensor, predicting: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """-log p of each of `targets`, which the marked positions of `ids` predict."""
-    config = model.config.get_text_config()
-    if any(getattr(config, name, None) for name in LOGITS_CHANGED):  # only the model's own forward pass knows how
+    if changes_logits(model):  # only the model's own forward pass knows how
         logits = model(input_ids=ids, logits_to_keep=predicting, use_cache=False).logits.flatten(0, -2)
         return cross_entropy(logits.float(), targets, reduction="none")
     hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[predicting]
     head = model.get_output_embeddings()
     pieces = zip(hidden.split(HEAD_POSITIONS), targets.split(HEAD_POSITIONS), strict=True)
     return torch.cat([cross_entropy(head(some).float(), wanted, reduction="none") for some, wanted in pieces])
+
+
+def changes_logits(model) -> bool:
+    """Whether the model does something to what its head gives, so that the head alone is not enough."""
+    config = model.config.get_text_config()
+    return any(getattr(config, name, None) for name in LOGITS_CHANGED)
 
 
 def token_nats(model, requests: Sequence[Request], max_tokens: int = 8192) -> list[np.ndarray]:
@@ -159,22 +165,18 @@ def losses(
     """
     _check(requests)
     model.eval()
-    state = PartialState()
     batches = batches_of(distinct_texts(requests), max_tokens)
-    done = _read_journal(journal, fingerprint(_weights(model), requests, max_tokens)) if journal else {}
-    mine = [n for n in range(state.process_index, len(batches), state.num_processes) if n not in done]
-    for n in tqdm(
-        mine, desc="scoring", unit="batch", leave=False, delay=3, disable=not (progress and state.is_main_process)
-    ):
-        means = {number: float(nats.mean(dtype=np.float64)) for number, nats in batch_nats(model, batches[n]).items()}
-        done[n] = [[number, mean] for number, mean in means.items()]
-        if journal:
-            append_jsonl(journal / f"batches-{state.process_index}.jsonl", [{"batch": n, "losses": done[n]}])
+    made_of = fingerprint(weights(model), requests, max_tokens)
     result = np.full(len(requests), np.nan)
-    for _, pairs in gather_object(sorted(done.items())):
+    for pairs in journaled(batches, partial(_means, model), journal, made_of, verb="scored", progress=progress):
         for number, mean in pairs:
             result[number] = mean
     return result
+
+
+def _means(model, batch: list[Text]) -> list[tuple[int, float]]:
+    """Each request's number and mean nats."""
+    return [(number, float(nats.mean(dtype=np.float64))) for number, nats in batch_nats(model, batch).items()]
 
 
 def completion_losses(model, tokenizer, rows: list[list[dict]], batch_size: int = 64) -> np.ndarray:
@@ -192,27 +194,12 @@ def completion_losses(model, tokenizer, rows: list[list[dict]], batch_size: int 
     return losses(model, requests, max_tokens=batch_size * max(map(len, ids), default=1))
 
 
-def _weights(model) -> list:
-    """What tells one model's weights from another's, at the price of reading them once."""
-    return [(name, str(weight.dtype), weight.float().norm().item()) for name, weight in model.named_parameters()]
-
-
-def _read_journal(folder: Path, made_of: str) -> dict[int, list]:
-    """Batch -> its results, from an earlier run over the same requests; the journal of another is begun anew."""
-    state = PartialState()
-    label = folder / "journal.json"
-    if state.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not label.exists() or read_json(label) != {"requests": made_of}:
-            for old in folder.glob("batches-*.jsonl"):
-                old.unlink()
-            write_json(label, {"requests": made_of})
-    state.wait_for_everyone()
-    rows = [row for file in sorted(folder.glob("batches-*.jsonl")) for row in read_jsonl(file)]
-    state.wait_for_everyone()  # nobody appends while another still reads
-    if rows and state.is_main_process:
-        print(f"{len(rows)} batches were scored before; going on behind them")
-    return {row["batch"]: row["losses"] for row in rows}
+def weights(model) -> list:
+    """What tells one model from another, at the price of reading its weights once: they, and which adapters are switched on."""
+    modules = ((name, module) for name, module in model.named_modules() if isinstance(module, BaseTunerLayer))
+    adapters = [(name, module.disable_adapters, list(module.active_adapters)) for name, module in modules]
+    norms = [(name, str(weight.dtype), weight.float().norm().item()) for name, weight in model.named_parameters()]
+    return [*norms, *adapters]
 
 
 # --- prompts --------------------------------------------------------------------------------------------------------------
