@@ -8,7 +8,7 @@ from importlib import metadata
 
 import torch
 
-from bench import answering, bertscore, collating, qa, scoring, sft
+from bench import answering, bertscore, collating, qa, rating, scoring, sft
 from bench.timing import table
 from scripts import tiny_models
 from scripts.profiles import machine, quiet
@@ -32,6 +32,7 @@ TASKS = {
     "answering": answering.measure,
     "question answering": qa.measure,
     "SFT scores": lambda: scoring.measure(20),
+    "rating": lambda: rating.measure(300),
 }
 
 

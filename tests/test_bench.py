@@ -3,6 +3,8 @@
 import json
 import math
 import re
+import subprocess
+import sys
 from argparse import Namespace
 from dataclasses import replace
 from functools import partial
@@ -15,10 +17,11 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from bench import answering, bertscore, collating, gpu, gpu_scoring, material, qa, scoring, sft
+from bench import answering, bertscore, collating, gpu, gpu_rating, gpu_scoring, material, qa, rating, scoring, sft
 from bench.timing import Line, interleaved, table
-from scripts import chat, tiny_models
+from scripts import chat, hupu, tiny_models
 from scripts.collator import CompletionCollator
+from scripts.profiles import ROOT
 
 TRL_LABELS = json.loads((Path(__file__).parent / "data" / "trl019_collator_labels.json").read_text(encoding="utf-8"))
 
@@ -288,6 +291,109 @@ def test_slope_is_the_power_that_time_grows_with():
     assert scoring.slope([1, 10, 100], [3, 300, 30_000]) == pytest.approx(2)
 
 
+# ----- rating
+
+
+@pytest.fixture(scope="module")
+def rated():
+    """What rates six titles, and their ratings by ours, free and held to the scores."""
+    questions = rating.questions_of(rating.titles(6))
+    tokenizer = rating.build_tokenizer(questions, 1500)
+    model = material.random_model(len(tokenizer), hidden=32, layers=2).eval()
+    model.get_output_embeddings().weight.data *= 20  # far from a uniform guess, so that a wrong token shows
+    free, held = (rating.ours(model, tokenizer, questions, constrained) for constrained in (False, True))
+    return model, tokenizer, questions, free, held
+
+
+@pytest.mark.parametrize("way", [rating.each_alone, rating.each_in_batches])
+def test_candidates_scored_by_themselves_have_our_probabilities(rated, way):
+    model, tokenizer, questions, free, _ = rated
+    logs = way(model, tokenizer, questions[:3])
+    assert logs.shape == (3, 101)
+    assert free.probability.max() > 0.1
+    rating.check("this way", logs, free)
+
+
+def test_decoding_that_is_held_to_the_scores_has_our_probabilities(rated):
+    model, tokenizer, questions, free, held = rated
+    logs = rating.held_to_scores(model, tokenizer, questions[0])[None]
+    assert np.exp(logs).sum() == pytest.approx(1)
+    rating.check("this way", logs, held)
+    with pytest.raises(AssertionError, match="this way"):  # free decoding is something else
+        rating.check("this way", logs, free)
+
+
+def test_a_wrong_probability_or_mass_is_caught(rated):
+    free = rated[-2]
+    logs = np.log(free.probability) + np.log(free.mass)[:, None]
+    rating.check("same", logs, free)
+    likeliest = free.probability[1].argmax()
+    off = logs.copy()
+    off[1, likeliest] += 2e-5 / free.probability[1, likeliest] / (1 - free.probability[1, likeliest])
+    with pytest.raises(AssertionError, match=r"off: a score's probability .* by 2\.0e-05"):
+        rating.check("off", off, free)
+    with pytest.raises(AssertionError, match=r"light: the mass .* by 2\.0e-04"):
+        rating.check("light", logs - 2e-4, free)
+
+
+def test_a_tree_whose_branches_see_each_other_is_caught(monkeypatch):
+    def all_before(tree):
+        inner = len(tree.nodes) - 1
+        return torch.ones(inner, inner, dtype=torch.bool).tril()
+
+    monkeypatch.setattr(rating.rating.Tree, "sees", all_before)
+    with pytest.raises(AssertionError, match="pass of its own: a score's probability"):
+        rating.measure_shape("rating", prompts=2, rounds=1, vocabulary=1500, hidden=32, layers=2)
+
+
+def test_free_generation_makes_the_same_four_tokens_one_at_a_time_and_in_batches(rated, monkeypatch):
+    tokenizer, questions = rated[1:3]
+    model = material.random_model(len(tokenizer), hidden=32, layers=2).eval()
+    model.get_output_embeddings().weight.data[tokenizer.eos_token_id] *= 50  # it would stop at once wherever it may
+    generate, made = model.generate, []
+
+    def recorded(ids=None, **settings):
+        output = generate(ids, **settings)
+        made.append(output[:, (settings["input_ids"] if ids is None else ids).shape[1] :])
+        return output
+
+    monkeypatch.setattr(model, "generate", recorded)
+    monkeypatch.setattr(rating, "BATCH", 4)
+    texts = rating.one_at_a_time(model, tokenizer, questions)
+    assert rating.sorted_batches(model, tokenizer, questions) == texts
+    assert [part.shape for part in made] == [(1, 4)] * 6 + [(4, 4), (2, 4)]
+    assert not any((part == tokenizer.eos_token_id).any() for part in made)
+
+
+def test_lines_of_rating_are_ours_beside_the_others(monkeypatch):
+    monkeypatch.setattr(rating, "SMALL", {"vocabulary": 1400, "hidden": 32, "layers": 1})
+    lines = rating.measure(4, rounds=1, vocabulary=1500, hidden=32, layers=1)  # raises where probabilities differ
+    tasks = ["rating 4 titles", "rating 4 titles, held to scores"]
+    tasks += ["rating 4 titles, 1,400 words", "rating 4 titles, 1,400 words, held to scores"]
+    assert [line.task for line in lines] == [task for task in tasks for _ in range(3 + ("held" not in task))]
+    assert [line.goal for line in lines] == [7, 1.7, 10, None, 7, 1.7, 10] + [None] * 7
+    names = list(rating.NAMES.values())
+    assert [line.other_name for line in lines] == (names + names[:3]) * 2
+
+
+def test_rates_count_each_way_by_its_own_prompts(monkeypatch):
+    seconds = {"ours": 4.0, "held": 2.0, "loop": 64.0, "batches": 8.0, "each": 20.0, "each in batches": 16.0}
+    monkeypatch.setattr(rating, "interleaved", lambda ways, rounds: (seconds, dict.fromkeys(seconds)))
+    monkeypatch.setattr(rating, "check", lambda *args: None)
+    monkeypatch.setattr(rating, "held_to_scores", lambda *args: np.zeros(101))
+    lines = rating.measure_shape("rating", prompts=80, rounds=1, vocabulary=2400, hidden=32, layers=1)
+    # 64 prompts in the loop, 80 in batches, 2 with each candidate alone, 8 with candidates in batches
+    assert [line.other for line in lines] == [1.0, 10.0, 0.1, 0.5, 1.0, 10.0, 0.1]
+    assert [line.ours for line in lines] == [20.0] * 4 + [40.0] * 3
+
+
+def test_titles_and_words_that_do_not_fit_are_named():
+    with pytest.raises(ValueError, match=r"90000 titles: .* 1 to \d+,\d+ is right"):
+        rating.titles(90_000)
+    with pytest.raises(ValueError, match=r"vocabulary 100: .* has 262 words"):  # 256 bytes and 6 special tokens
+        rating.build_tokenizer(["a"], 100)
+
+
 # ----- bench.gpu
 
 TINY_SHAPE = "--device cpu --layers 1 --hidden 32 --intermediate 64 --heads 4 --kv-heads 2 --vocabulary 1500 --steps 1"
@@ -313,7 +419,7 @@ def test_gpu_bench_runs_on_the_cpu_when_told_to(capsys):
     assert all(not math.isnan(float(row[4].strip().rstrip("%"))) for row in rows[1:])
 
 
-@pytest.mark.parametrize("main", [gpu.main, gpu_scoring.main])
+@pytest.mark.parametrize("main", [gpu.main, gpu_rating.main, gpu_scoring.main])
 def test_gpu_bench_says_so_where_there_is_no_gpu(main, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit, match="no CUDA device found"):
@@ -329,3 +435,47 @@ def test_gpu_scoring_runs_on_the_cpu_when_told_to(capsys):
         "ours",
     ]
     assert all(float(row[2].strip().replace(",", "")) > 0 for row in rows[1:])
+
+
+TINY_RATING = [*TINY_SHAPE.split(), "--prompts", "5", "--step-rows", "4"]
+
+
+def test_gpu_rating_runs_on_the_cpu_when_told_to(capsys):
+    gpu_rating.main(TINY_RATING)
+    assert_rating_table(capsys.readouterr().out)
+
+
+def test_gpu_rating_asks_the_same_without_datasets_and_trl():
+    blocked = "import sys; sys.modules['datasets'] = sys.modules['trl'] = None"  # an import of either fails
+    code = f"{blocked}; from bench import gpu_rating; gpu_rating.main({TINY_RATING!r})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert_rating_table(done.stdout)
+
+
+def assert_rating_table(printed: str) -> None:
+    rows = [line.split("|") for line in printed.splitlines() if line.startswith("| ")]
+    assert [row[1].strip() for row in rows[1:]] == [
+        "rating, ours",
+        "rating, ours, held to scores",
+        "rating, free generation, sorted batches of 64",
+        "rating, free generation, one prompt at a time (article)",
+        "training, 4 rows a step, padded",
+        "training, 4 rows a step, packed",
+    ]
+    assert all(float(row[2].strip().replace(",", "")) > 0 for row in rows[1:])
+    rows = rating.titles(8)  # those that are trained
+    tokenizer = rating.build_tokenizer(rating.questions_of(rows), 1500)
+    tokens = [len(chat.encode(tokenizer, messages)["input_ids"]) for messages in hupu.messages(rows)]
+    assert f"a training row has {sum(tokens) / 8:.1f} tokens; 5 titles are rated" in printed
+
+
+def test_training_for_ratings_changes_every_adapter():
+    rows = rating.titles(4)
+    tokenizer = rating.build_tokenizer(rating.questions_of(rows), 1500)
+    model = material.random_model(1500, hidden=32, layers=1)
+    encoded = [chat.encode(tokenizer, messages) for messages in hupu.messages(rows)]
+    gpu_rating.report_training(model, tokenizer, encoded, step_rows=2)
+    trained = {name: weight for name, weight in model.named_parameters() if "lora_B" in name}
+    assert len(trained) == 7 and all(weight.shape[1] == 8 for weight in trained.values())
+    assert all(weight.abs().max() > 0 for weight in trained.values())  # they begin at zero
