@@ -36,6 +36,7 @@ class Profile:
     encoder_layers: int  # BERTScore reads this layer's hidden states
     reader: str  # extractive question answering: the same three
     scorer: str  # the causal LM whose perplexities rate SFT rows: the same three
+    rater: str  # the causal LM that learns to rate: the same three
     dtype: str  # of the base model's weights: float32, bfloat16 or float16
     device: str = "auto"  # auto: cuda where torch finds it, else cpu
     threads: int = 0  # torch's CPU threads; 0: one for each core this process may use
@@ -78,6 +79,12 @@ class Profile:
     payoff_seeds: int = 3  # trainings on each choice of rows
     payoff_steps: int = 30
     payoff_learning_rate: float = 2e-4
+    # 07 score regression
+    rating_rows: int = 0  # rows to train on; 0: all of them
+    rating_epochs: int = 5
+    rating_learning_rate: float = 1e-4
+    rating_batch_size: int = 32  # rows per device and step
+    rating_targets: str = "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"  # matrices that get an adapter
 
     @property
     def torch_device(self):
@@ -122,6 +129,7 @@ PROFILES = {
         encoder_layers=2,
         reader="tiny-reader",
         scorer="tiny-scorer",
+        rater="tiny-rater",
         dtype="float32",
         epochs=6,
         learning_rate=2e-3,
@@ -138,6 +146,9 @@ PROFILES = {
         payoff_seeds=5,
         payoff_steps=20,
         payoff_learning_rate=2e-3,
+        rating_epochs=4,
+        rating_learning_rate=3e-3,
+        rating_targets="q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj,embed_tokens",  # its words are letters to it
     ),
     "full": Profile(
         name="full",
@@ -146,6 +157,7 @@ PROFILES = {
         encoder_layers=8,
         reader="luhua/chinese_pretrain_mrc_roberta_wwm_ext_large",
         scorer="Qwen/Qwen2.5-3B-Instruct",
+        rater="deepseek-ai/DeepSeek-R1-Distill-Qwen-7B",
         dtype="bfloat16",
     ),
 }
@@ -238,6 +250,7 @@ def quiet() -> None:
     for name in ("trl", "peft", "accelerate", "torch.distributed.elastic"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", message="Setting `save_embedding_layers`")  # peft, of an adapter on the embedding
 
 
 def pins() -> dict[str, str]:

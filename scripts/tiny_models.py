@@ -3,7 +3,8 @@
 `tiny-causal-lm` is a Qwen2 with DeepSeek-R1-Distill's special tokens and chat template; `tiny-bert` is a BERT. Both have a
 character-level tokenizer and are pretrained on question-answer rows about *made-up* characters: the language
 of the notebooks, none of the facts they teach. `tiny-reader` is a BERT that finds answers in a text; it learned that from made-up
-passages (scripts/reading_text.py). A real base model comes from the Hub in the same way: by name, to a cache.
+passages (scripts/reading_text.py). `tiny-scorer` and `tiny-rater` are Qwen2s that have read made-up instruction rows and made-up ratings
+(scripts/lesson_text.py, scripts/hupu_lessons.py). A real base model comes from the Hub in the same way: by name, to a cache.
 
 What the tiny models can't show: anything that needs knowledge of the world or of more than this corner of Chinese.
 """
@@ -35,7 +36,7 @@ from transformers import (
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 from trl.chat_template_utils import deepseek_r1_distill_chat_template
 
-from scripts import chat, lesson_text, qa, reading_text, scoring
+from scripts import chat, hupu_lessons, lesson_text, qa, reading_text, scoring
 from scripts.artifacts import atomic_folder, fingerprint, read_json, write_json
 from scripts.collator import CompletionCollator
 from scripts.profiles import ROOT, load_profile, quiet, shown
@@ -87,10 +88,25 @@ class ScorerRecipe:
     seed: int = 0
 
 
+@dataclass(frozen=True)
+class RaterRecipe:
+    """The same for the model that learns to rate."""
+
+    hidden: int = 128
+    intermediate: int = 344
+    layers: int = 3
+    heads: int = 4
+    rows: int = 30_000
+    batch_size: int = 16
+    learning_rate: float = 2e-3
+    seed: int = 0
+
+
 CAUSAL_LM = Recipe()
 BERT = replace(CAUSAL_LM, layers=2, epochs=1)
 READER = ReaderRecipe()
 SCORER = ScorerRecipe()
+RATER = RaterRecipe()
 
 
 # --- text: made-up characters, asked about in the language of the notebooks ------------------------------------------------
@@ -382,6 +398,30 @@ def build_scorer(recipe: ScorerRecipe = SCORER) -> tuple[Qwen2ForCausalLM, Qwen2
     return model, tokenizer
 
 
+def build_rater(recipe: RaterRecipe = RATER) -> tuple[Qwen2ForCausalLM, Qwen2Tokenizer]:
+    """A Qwen2 that knows the words of data/hupu as a dictionary does, and has rated things that do not exist (scripts/hupu_lessons.py)."""
+    tokenizer = build_tokenizer(sorted({*project_characters(), *PUNCTUATION, *hupu_lessons.alphabet()}))
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=recipe.hidden,
+        intermediate_size=recipe.intermediate,
+        num_hidden_layers=recipe.layers,
+        num_attention_heads=recipe.heads,
+        num_key_value_heads=recipe.heads,
+        max_position_embeddings=512,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        tie_word_embeddings=False,
+        attn_implementation="eager",  # for short rows the fastest on a CPU
+    )
+    set_seed(recipe.seed)
+    model = Qwen2ForCausalLM(config)
+    rows = [chat.encode(tokenizer, row) for row in hupu_lessons.rows(recipe.rows, recipe.seed)]
+    _train(model, [rows], CompletionCollator(tokenizer), recipe, "building tiny-rater", bfloat16=True)
+    return model, tokenizer
+
+
 LESSON_MIX = {"zero-shot": 5, "one-shot": 2, "reversed": 2, "response": 1, "instruction": 1}
 
 
@@ -493,11 +533,15 @@ BUILDERS = {
     "tiny-bert": (build_bert, BERT),
     "tiny-reader": (build_reader, READER),
     "tiny-scorer": (build_scorer, SCORER),
+    "tiny-rater": (build_rater, RATER),
 }
 
 
-def _made_of(recipe: Recipe | ReaderRecipe | ScorerRecipe) -> tuple:
+def _made_of(recipe: Recipe | ReaderRecipe | ScorerRecipe | RaterRecipe) -> tuple:
     """All that a model is made of, besides its recipe: text, alphabet, template."""
+    if isinstance(recipe, RaterRecipe):
+        alphabet = project_characters(), PUNCTUATION, hupu_lessons.alphabet()
+        return hupu_lessons.rows(1000, recipe.seed), *alphabet, deepseek_r1_distill_chat_template
     if isinstance(recipe, ScorerRecipe):
         rows = lesson_text.rows(100, recipe.seed)
         written = asdict(scoring.FORMS["plain"]), LESSON_MIX, deepseek_r1_distill_chat_template
@@ -533,5 +577,5 @@ if __name__ == "__main__":  # `make run` and `make test` build what the profile 
     quiet()
     profile = load_profile()
     torch.set_num_threads(profile.cpu_threads)
-    for model_name in (profile.causal_lm, profile.encoder, profile.reader, profile.scorer):
+    for model_name in (profile.causal_lm, profile.encoder, profile.reader, profile.scorer, profile.rater):
         print(f"{model_name}: {shown(checkpoint(model_name)) if model_name in BUILDERS else 'not ours to build'}")

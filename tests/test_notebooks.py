@@ -13,7 +13,15 @@ import pytest
 from scripts.profiles import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-CHAIN = {"01_dataset_expansion", "02_lora_sft", "03_merge", "04_bertscore_eval", "05_squad_qa", "06_perplexity_ifd"}
+CHAIN = {
+    "01_dataset_expansion",
+    "02_lora_sft",
+    "03_merge",
+    "04_bertscore_eval",
+    "05_squad_qa",
+    "06_perplexity_ifd",
+    "07_hupu_score_regression",
+}
 
 MACHINE = re.compile(
     r"""(?<![\w.])/(home|root|Users|work|tmp|mnt|content|kaggle|workspace)/   # folders of one machine

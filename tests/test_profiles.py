@@ -2,11 +2,13 @@
 
 import platform
 import socket
+import warnings
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from scripts import profiles
 from scripts.profiles import PROFILES, ROOT, Profile, load_profile, pins, shown
@@ -43,8 +45,19 @@ def test_the_full_profile_names_the_real_checkpoints_and_the_tiny_one_only_what_
     assert (PROFILES["full"].encoder, PROFILES["full"].encoder_layers) == ("bert-base-chinese", 8)
     assert PROFILES["full"].reader == "luhua/chinese_pretrain_mrc_roberta_wwm_ext_large"
     assert PROFILES["full"].scorer == "Qwen/Qwen2.5-3B-Instruct"
+    assert PROFILES["full"].rater == "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B"
     tiny = PROFILES["tiny"]
-    assert {tiny.causal_lm, tiny.encoder, tiny.reader, tiny.scorer} == set(BUILDERS)
+    assert {tiny.causal_lm, tiny.encoder, tiny.reader, tiny.scorer, tiny.rater} == set(BUILDERS)
+
+
+@pytest.mark.parametrize("name", ["tiny", "full"])
+def test_the_matrices_that_get_an_adapter_for_rating_are_those_of_a_qwen2(name):
+    """A name that no module ends in would be left without an adapter, and no error tell of it."""
+    targets = PROFILES[name].rating_targets.split(",")
+    config = Qwen2Config(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
+    modules = {module.rsplit(".")[-1] for module, _ in Qwen2ForCausalLM(config).named_modules()}
+    assert len(set(targets)) == len(targets) and set(targets) <= modules
+    assert ("embed_tokens" in targets) == (name == "tiny")
 
 
 @pytest.mark.parametrize("field", FIELDS)
@@ -205,6 +218,15 @@ def test_a_version_beside_its_pin_is_told_and_one_with_a_build_suffix_is_the_pin
         "peft 0.1.0 (requirements.txt pins 0.21.2)",
         "unpinned 3.0",
     ]
+
+
+def test_of_peft_quiet_hides_the_note_on_embeddings_alone():
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        profiles.quiet()
+        warnings.warn("Setting `save_embedding_layers` to `True` as embedding layers found", stacklevel=1)
+        warnings.warn("Adapter cat_adapter was active", stacklevel=1)
+    assert [str(warning.message) for warning in told] == ["Adapter cat_adapter was active"]
 
 
 def test_peak_memory_is_in_gib():

@@ -1,5 +1,6 @@
 """The models the project builds itself: they know nothing of what they will be taught, and building them is safe to repeat."""
 
+import copy
 import math
 import os
 import random
@@ -22,7 +23,7 @@ from transformers import (
 )
 from trl.chat_template_utils import deepseek_r1_distill_chat_template
 
-from scripts import lesson_text, qa, reading_text, tiny_models
+from scripts import chat, hupu, hupu_lessons, hupu_text, lesson_text, qa, reading_text, tiny_models
 from scripts.artifacts import read_json
 from scripts.dataset import expand, load_characters, load_templates
 from scripts.metrics import BertScores
@@ -32,13 +33,16 @@ from scripts.tiny_models import (
     BERT,
     BUILDERS,
     CAUSAL_LM,
+    RATER,
     READER,
+    RaterRecipe,
     ReaderRecipe,
     Recipe,
     ScorerRecipe,
     build_bert,
     build_bert_tokenizer,
     build_causal_lm,
+    build_rater,
     build_reader,
     build_scorer,
     build_tokenizer,
@@ -51,6 +55,7 @@ from scripts.tiny_models import (
 SMALL = Recipe(hidden=16, intermediate=16, layers=1, characters=6, rows_per_character=4, epochs=1, batch_size=8)
 SMALL_READER = ReaderRecipe(hidden=32, intermediate=16, layers=1, heads=2, short_rows=12, rows=20, batch_size=8)
 SMALL_SCORER = ScorerRecipe(hidden=32, intermediate=64, layers=1, heads=2, rows=16, batch_size=8)
+SMALL_RATER = RaterRecipe(hidden=32, intermediate=64, layers=1, heads=2, rows=16, batch_size=8)
 CHARACTERS = load_characters(ROOT / "data/genshin/characters.json")
 TEMPLATES = load_templates(ROOT / "data/genshin/templates.json")
 
@@ -342,6 +347,41 @@ def test_the_reader_trains_on_short_passages_first(monkeypatch):
             assert set(window) == {*tokenizer.model_input_names, "start_positions", "end_positions"}
 
 
+# ----- the rater's tokenizer and what it is trained on
+
+
+@pytest.fixture(scope="module")
+def untrained_rater():
+    """(model, tokenizer, the lessons that it would be trained on, settings of the training)."""
+    asked_for = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny_models, "_train", lambda *given, **named: asked_for.append((given[1], named)))
+        model, tokenizer = build_rater(SMALL_RATER)
+    [(lessons, settings)] = asked_for
+    return model, tokenizer, lessons, settings
+
+
+def test_the_rater_has_a_token_for_each_character_of_the_questions_that_it_will_be_asked(untrained_rater):
+    """Whatever stands in a title of data/hupu; and a score has one for each digit."""
+    model, tokenizer, *_ = untrained_rater
+    frame, _ = hupu.load(hupu_text.FILE)
+    text = "".join(message["content"] for row in hupu.messages(frame) for message in row)
+    assert len(set(text)) > 500
+    for character in sorted(set(text)):
+        ids = tokenizer(character, add_special_tokens=False)["input_ids"]
+        assert len(ids) == 1 and tokenizer.decode(ids) == character, character
+    assert model.config.vocab_size == len(tokenizer) and not model.config.tie_word_embeddings
+
+
+def test_the_rater_reads_its_lessons_as_a_chat_once(untrained_rater):
+    _, tokenizer, lessons, settings = untrained_rater
+    rows = hupu_lessons.rows(SMALL_RATER.rows, SMALL_RATER.seed)
+    assert lessons == [[chat.encode(tokenizer, row) for row in rows]] and settings == {"bfloat16": True}
+    for lesson, (_, answer) in zip(lessons[0], rows, strict=True):
+        learned = [i for i, mask in zip(lesson["input_ids"], lesson["completion_mask"], strict=True) if mask]
+        assert answer["content"] in tokenizer.decode(learned) and learned[-1] == tokenizer.eos_token_id
+
+
 # ----- building
 
 
@@ -352,6 +392,7 @@ def test_the_reader_trains_on_short_passages_first(monkeypatch):
         (build_bert, SMALL),
         (build_reader, SMALL_READER),
         (build_scorer, SMALL_SCORER),
+        (build_rater, SMALL_RATER),
     ],
 )
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others(build, small):
@@ -383,7 +424,7 @@ def test_training_begins_as_warm_up_and_uses_each_row_in_each_epoch(monkeypatch)
 def small_cache(tmp_path, monkeypatch):
     """(models folder, names built so far): the cache in a folder of its own, with recipes that take no time."""
     monkeypatch.setenv("COOKBOOK_MODELS", str(tmp_path))
-    small = {"tiny-reader": SMALL_READER, "tiny-scorer": SMALL_SCORER}
+    small = {"tiny-reader": SMALL_READER, "tiny-scorer": SMALL_SCORER, "tiny-rater": SMALL_RATER}
     built = []
 
     def counting(name):
@@ -407,15 +448,16 @@ def test_what_is_no_tiny_models_name_is_passed_through(small_cache):
 
 def test_a_model_is_built_once_and_loads_by_the_usual_classes(small_cache, capsys):
     models, built = small_cache
-    names = ["tiny-causal-lm", "tiny-bert", "tiny-reader", "tiny-scorer"]
+    names = ["tiny-causal-lm", "tiny-bert", "tiny-reader", "tiny-scorer", "tiny-rater"]
     folders = [checkpoint(name) for name in names]
     assert folders == [str(models / name) for name in names]
     assert re.match(r"built \.\.\./tiny-causal-lm in \d+ s: [\d,]+ parameters\n", capsys.readouterr().out)
     assert [checkpoint(name) for name in names] == folders
     assert built == names and capsys.readouterr().out == ""
-    usual = AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForQuestionAnswering, AutoModelForCausalLM
+    usual = [AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForQuestionAnswering]
+    usual += [AutoModelForCausalLM] * 2
     small = [(build_causal_lm, SMALL), (build_bert, SMALL)]
-    small += [(build_reader, SMALL_READER), (build_scorer, SMALL_SCORER)]
+    small += [(build_reader, SMALL_READER), (build_scorer, SMALL_SCORER), (build_rater, SMALL_RATER)]
     for folder, load, (build, recipe) in zip(folders, usual, small, strict=True):
         model, tokenizer = build(recipe)
         read = load.from_pretrained(folder)
@@ -478,6 +520,21 @@ def change_name(monkeypatch):
     monkeypatch.setattr(lesson_text, "_name", lambda rng: "小明")
 
 
+def change_rater_recipe(monkeypatch):
+    build = tiny_models.BUILDERS["tiny-rater"][0]
+    monkeypatch.setitem(tiny_models.BUILDERS, "tiny-rater", (build, replace(SMALL_RATER, rows=17)))
+
+
+def change_opinion(monkeypatch):
+    monkeypatch.setattr(hupu_lessons, "SHRUGS", hupu_lessons.SHRUGS[::-1])
+
+
+def change_noun(monkeypatch):
+    lexicon = copy.deepcopy(hupu_text.lexicon())
+    lexicon["heads"]["吃货食堂"]["introduces"]["火锅配菜"]["nouns"]["龘鱼"] = 0
+    monkeypatch.setattr(hupu_text, "lexicon", lambda: lexicon)
+
+
 @pytest.mark.parametrize(
     ("name", "change"),
     [
@@ -488,6 +545,8 @@ def change_name(monkeypatch):
         ],
         *[("tiny-scorer", change) for change in (change_scorer_recipe, change_written_text, change_name)],
         *[("tiny-scorer", change) for change in (change_punctuation, change_alphabet, change_template)],
+        *[("tiny-rater", change) for change in (change_rater_recipe, change_opinion, change_noun)],
+        *[("tiny-rater", change) for change in (change_punctuation, change_alphabet, change_template)],
     ],
 )
 def test_a_model_is_rebuilt_when_what_it_is_made_of_changes(small_cache, monkeypatch, name, change):
@@ -509,6 +568,8 @@ def test_a_model_is_rebuilt_when_what_it_is_made_of_changes(small_cache, monkeyp
         ("tiny-reader", change_template),
         ("tiny-reader", change_written_text),
         ("tiny-scorer", change_writer),
+        ("tiny-scorer", change_noun),
+        ("tiny-rater", change_written_text),
     ],
 )
 def test_a_model_is_not_rebuilt_for_what_another_is_made_of(small_cache, monkeypatch, name, change):
@@ -641,3 +702,37 @@ def test_the_reader_answers_questions_on_passages_it_never_saw():
     assert sum(right) / len(rows) > 0.4
     answerable = [is_right for is_right, row in zip(right, rows, strict=True) if not row["is_impossible"]]
     assert sum(answerable) / len(answerable) > 0.4
+
+
+@pytest.fixture(scope="module")
+def rater():
+    folder = checkpoint("tiny-rater")
+    return AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+
+
+def asked(question, answer):
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+def test_the_rater_has_learned_some_of_its_dictionary(rater):
+    """Of the eight glosses of a board it finds the right one likeliest, twice as often at least as one who guesses."""
+    lexicon, right = hupu_text.lexicon(), []
+    for board in list(lexicon["heads"].values())[::2]:
+        glosses = {word: lexicon["kinds"][kind] for word, (kind, _) in board["modifiers"].items()}
+        answers = sorted(set(glosses.values()))
+        assert len(answers) == 8
+        rows = [asked(f"{word}是什么意思", answer) for word in glosses for answer in answers]
+        losses = completion_losses(*rater, rows).reshape(len(glosses), len(answers))
+        right += [answers[place] == gloss for place, gloss in zip(losses.argmin(1), glosses.values(), strict=True)]
+    assert sum(right) / len(right) > 2 / 8
+
+
+def test_the_rater_answers_a_question_for_a_score_with_a_number(rater):
+    """Made-up things that its lessons asked about: the rating is likelier than a refusal."""
+    model, tokenizer = rater
+    assert 0.3e6 < model.num_parameters() < 3e6 and model.config.model_type == "qwen2"
+    rows = hupu_lessons.rows(400, RATER.seed)
+    ratings = [row for row in rows if re.fullmatch(r"[\d.]+", row[1]["content"]) and "分" in row[0]["content"]]
+    told = completion_losses(model, tokenizer, ratings).mean()
+    refused = [asked(row[0]["content"], hupu_lessons.SHRUGS[0]) for row in ratings]
+    assert len(ratings) > 100 and told < completion_losses(model, tokenizer, refused).mean()

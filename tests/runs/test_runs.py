@@ -29,6 +29,7 @@ SMALL = {
     "COOKBOOK_QA_ROWS": "200",
     "COOKBOOK_PAYOFF_SEEDS": "1",
     "COOKBOOK_PAYOFF_STEPS": "2",
+    "COOKBOOK_RATING_ROWS": "256",
 }
 
 THREE_EPOCHS = {"COOKBOOK_EPOCHS": "3", "COOKBOOK_QA_EPOCHS": "3"}
@@ -89,6 +90,14 @@ def test_ifd_finds_the_bad_rows_and_its_smallest_are_not_the_ones_to_train_on():
     assert reached["held-out loss, IFD, low (article)"] > reached["held-out loss, random rows"]
 
 
+def test_the_rater_rates_and_knows_how_sure_it_is():
+    reached = figures("07_hupu_score_regression")
+    assert reached["MAE known best"] < reached["MAE tuned, median"] < reached["MAE category mean"]
+    assert reached["MAE tuned, median"] < reached["MAE base, median"]
+    assert reached["parse failures tuned"] < 0.01
+    assert abs(reached["conformal 80%"] - 0.8) < 0.06
+
+
 def test_merged_and_unmerged_agree():
     in_memory, from_disk = read_json(FRESH / "03_merge" / "receipt.json")["receipt"][:2]
     for row in (in_memory, from_disk):
@@ -102,9 +111,11 @@ def test_a_second_run_repeats_nothing_and_agrees(name):
     after = figures(name)
     timed = {key for key in before if "second" in key}
     assert {k: v for k, v in after.items() if k not in timed} == {k: v for k, v in before.items() if k not in timed}
-    if name in ("02_lora_sft", "05_squad_qa"):
+    if name in ("02_lora_sft", "05_squad_qa", "07_hupu_score_regression"):
         assert "resuming from" in second
-    if name == "04_bertscore_eval":
+    if name == "07_hupu_score_regression":
+        assert "rated before" in second
+    if name in ("04_bertscore_eval", "07_hupu_score_regression"):
         assert "answered before" in second
     if name == "06_perplexity_ifd":
         assert "scored before" in second and "all trainings were done before" in second
@@ -120,7 +131,9 @@ def full(tmp_path_factory) -> dict:
         "COOKBOOK_ENCODER_LAYERS": "2",
         "COOKBOOK_READER": checkpoint("tiny-reader"),
         "COOKBOOK_SCORER": checkpoint("tiny-scorer"),
+        "COOKBOOK_RATER": checkpoint("tiny-rater"),
         "COOKBOOK_EPOCHS": "1",
+        "COOKBOOK_RATING_EPOCHS": "1",
         "COOKBOOK_OUTPUTS": str(tmp_path_factory.mktemp("full")),
         **SMALL,
     }
