@@ -6,35 +6,17 @@
 
 Ways of rating are those of bench.rating; in bfloat16 nothing is compared. Training has the article's settings: r=8 on all linear layers of
 attention and MLP, 32 rows a step; padded as the article does it, and packed as the `full` profile does. The article reports 50 samples
-a second for a 13B model. Loops are plain, so that torch, transformers and peft do: where datasets and trl are not installed, empty
-modules stand in for them.
+a second for a 13B model.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
-import sys
 from functools import partial
-from importlib.machinery import ModuleSpec
-from unittest.mock import MagicMock
 
 import torch
 from accelerate.utils import send_to_device
 from peft import LoraConfig, get_peft_model
-
-# `scripts` and `bench.gpu` import these at their head, for what is not called here. The template is trl's for one question and answer.
-try:
-    needed = "datasets", "trl", "trl.chat_template_utils"
-    for name in needed:
-        importlib.import_module(name)
-except ImportError:
-    template = (
-        "{{ bos_token }}{% for message in messages %}{{ '<｜User｜>' + message.content }}{% endfor %}"
-        "{% if add_generation_prompt %}{{ '<｜Assistant｜><think>\\n' }}{% endif %}"
-    )
-    read_at_import = {"deepseek_r1_distill_chat_template": template, "SFTTrainer": object}
-    sys.modules.update({name: MagicMock(__spec__=ModuleSpec(name, None), **read_at_import) for name in needed})
 
 from bench import gpu, rating
 from bench.gpu_scoring import synchronized

@@ -146,8 +146,8 @@ PROFILES = {
         payoff_seeds=5,
         payoff_steps=20,
         payoff_learning_rate=2e-3,
-        rating_epochs=4,
-        rating_learning_rate=3e-3,
+        rating_learning_rate=1e-3,
+        rating_batch_size=16,
         rating_targets="q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj,embed_tokens",  # its words are letters to it
     ),
     "full": Profile(

@@ -3,8 +3,6 @@
 import json
 import math
 import re
-import subprocess
-import sys
 from argparse import Namespace
 from dataclasses import replace
 from functools import partial
@@ -21,7 +19,6 @@ from bench import answering, bertscore, collating, gpu, gpu_rating, gpu_scoring,
 from bench.timing import Line, interleaved, table
 from scripts import chat, hupu, tiny_models
 from scripts.collator import CompletionCollator
-from scripts.profiles import ROOT
 
 TRL_LABELS = json.loads((Path(__file__).parent / "data" / "trl019_collator_labels.json").read_text(encoding="utf-8"))
 
@@ -443,14 +440,6 @@ TINY_RATING = [*TINY_SHAPE.split(), "--prompts", "5", "--step-rows", "4"]
 def test_gpu_rating_runs_on_the_cpu_when_told_to(capsys):
     gpu_rating.main(TINY_RATING)
     assert_rating_table(capsys.readouterr().out)
-
-
-def test_gpu_rating_asks_the_same_without_datasets_and_trl():
-    blocked = "import sys; sys.modules['datasets'] = sys.modules['trl'] = None"  # an import of either fails
-    code = f"{blocked}; from bench import gpu_rating; gpu_rating.main({TINY_RATING!r})"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert_rating_table(done.stdout)
 
 
 def assert_rating_table(printed: str) -> None:

@@ -23,6 +23,7 @@ def shown_by(notebook: str) -> str:
         ("results", "02_lora_sft", r"\d+\.\d%", 9),
         ("reading", "05_squad_qa", r"\d+\.\d", 9),
         ("scores", "06_perplexity_ifd", r"\d+\.\d+", 8),
+        ("ratings", "07_hupu_score_regression", r"\d+\.\d+", 12),
     ],
 )
 def test_every_result_in_the_readme_is_shown_by_its_notebook(name, notebook, figure, count):

@@ -714,8 +714,8 @@ def asked(question, answer):
     return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 
-def test_the_rater_has_learned_some_of_its_dictionary(rater):
-    """Of the eight glosses of a board it finds the right one likeliest, twice as often at least as one who guesses."""
+def test_the_rater_has_learned_its_dictionary(rater):
+    """Of the eight glosses of a board it finds the right one likeliest, four times in five at least."""
     lexicon, right = hupu_text.lexicon(), []
     for board in list(lexicon["heads"].values())[::2]:
         glosses = {word: lexicon["kinds"][kind] for word, (kind, _) in board["modifiers"].items()}
@@ -724,7 +724,7 @@ def test_the_rater_has_learned_some_of_its_dictionary(rater):
         rows = [asked(f"{word}是什么意思", answer) for word in glosses for answer in answers]
         losses = completion_losses(*rater, rows).reshape(len(glosses), len(answers))
         right += [answers[place] == gloss for place, gloss in zip(losses.argmin(1), glosses.values(), strict=True)]
-    assert sum(right) / len(right) > 2 / 8
+    assert sum(right) / len(right) > 0.8
 
 
 def test_the_rater_answers_a_question_for_a_score_with_a_number(rater):
