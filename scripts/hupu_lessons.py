@@ -39,7 +39,7 @@ class Category:
 
 
 def alphabet() -> str:
-    """Every character of the lexicon and of the lessons."""
+    """Every character of the lexicon's words and of the lessons but ASCII, which each tokenizer has."""
     lexicon = hupu_text.lexicon()
     boards = lexicon["heads"].values()
     categories = [(name, *category["nouns"]) for board in boards for name, category in board["introduces"].items()]

@@ -38,7 +38,7 @@ HEAT = 1.8, 1.1  # mean and standard deviation of its log10
 RAIDED = 0.01  # share of titles
 VOTERS = 1.0  # stars: standard deviation of the votes of one title
 AGAIN, REPEATED = 24, 12  # titles that the crawl met again later, and rows that it wrote twice
-FORMS = {0: 0.08, 1: 0.52, 2: 0.40}  # modifiers of a title: share of titles
+FORMS = {0: 0.08, 1: 0.52, 2: 0.40}  # how many modifiers a title is to have: share of draws, one before each modifier
 
 
 @cache
