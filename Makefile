@@ -26,7 +26,7 @@ $(INSTALLED): requirements.txt pyproject.toml $(ANEW)
 
 run: $(INSTALLED)  ## execute the notebooks in order, with a page of each in outputs/ (one of them: make run NB=02)
 	@$(VENV) -m scripts.tiny_models
-	@$(VENV) -m scripts.runner $(if $(NB),--nb "$(NB)")
+	@$(VENV) -m tools.runner $(if $(NB),--nb "$(NB)")
 
 test: lint  ## lint, unit tests, and every notebook executed on the tiny profile
 	$(TINY) $(VENV) -m scripts.tiny_models
@@ -35,7 +35,7 @@ test: lint  ## lint, unit tests, and every notebook executed on the tiny profile
 	$(TINY) export COOKBOOK_OUTPUTS=outputs/test; $(VENV) -m pytest -x --nbmake --nbmake-kernel=python3 --nbmake-timeout=600 notebooks
 	$(TINY) $(VENV) -m pytest -x tests/runs
 
-lint: $(INSTALLED)  ## ruff over scripts, tests and notebooks
+lint: $(INSTALLED)  ## ruff over all code, notebooks included
 	$(VENV) -m ruff check .
 	$(VENV) -m ruff format --check .
 
@@ -46,7 +46,7 @@ bench: $(INSTALLED)  ## speed: ours beside the slower ways, as a table of ratios
 	$(VENV) -m bench
 
 refresh: $(INSTALLED)  ## take the executed copies of the last run into notebooks/
-	@$(VENV) -m scripts.runner --refresh
+	@$(VENV) -m tools.runner --refresh
 
 clean:  ## delete outputs/ and models/, trained adapters included; .venv stays
 	rm -rf outputs models .pytest_cache .ruff_cache build *.egg-info

@@ -37,7 +37,8 @@ def test_every_result_in_the_readme_is_shown_by_its_notebook(name, notebook, fig
 def test_the_tree_names_every_module_and_nothing_else():
     tree = README.split("## The tree")[1]
     named = set(re.findall(r"^ {8}(\w+) ", tree, re.MULTILINE))
-    assert named == {path.stem for path in (ROOT / "scripts").glob("*.py")} - {"__init__"}
+    modules = {path.stem for room in ("scripts", "tools") for path in (ROOT / room).glob("*.py")}
+    assert named == modules - {"__init__"}
 
 
 def test_links_lead_to_files():

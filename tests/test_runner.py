@@ -12,7 +12,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from scripts import runner
+from tools import runner
 from scripts.artifacts import read_json, write_json
 from scripts.profiles import PROFILES, ROOT
 
@@ -254,7 +254,7 @@ def test_ctrl_c_stops_the_kernel_too(toy):
     write(root, "01_a", "import os, time\nprint(os.getpid(), file=open('pid', 'w'), flush=True)\ntime.sleep(60)")
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background shell ignores it
-        "import sys, pathlib; from scripts import runner\n"
+        "import sys, pathlib; from tools import runner\n"
         "runner.ROOT = pathlib.Path(sys.argv[1])\nsys.exit(runner.main([]))"
     )
     environment = {key: value for key, value in os.environ.items() if not key.startswith("COOKBOOK_")}

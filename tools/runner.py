@@ -1,8 +1,8 @@
 """`make run`: execute the notebooks in order, keep an executed copy and a page of each, end with a table.
 
-    python -m scripts.runner              all of them; after a failure, from the notebook that failed
-    python -m scripts.runner --nb 02      this one alone
-    python -m scripts.runner --refresh    take the executed copies into notebooks/
+    python -m tools.runner              all of them; after a failure, from the notebook that failed
+    python -m tools.runner --nb 02      this one alone
+    python -m tools.runner --refresh    take the executed copies into notebooks/
 
 outputs/<profile>/executed/ receives NN_*.ipynb, NN_*.html and run.json. The last holds, for each finished notebook,
 the fingerprint of all it was made from (cells, scripts/, data/, requirements.txt, profile), its time, its peak memory
@@ -367,7 +367,7 @@ def refresh(root: Path, profile: Profile) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; 0 when all went well, 1 after a failure, 130 after Ctrl-C."""
-    parser = argparse.ArgumentParser(prog="python -m scripts.runner", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m tools.runner", description=__doc__.splitlines()[0])
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--nb", help="run one notebook: 2, 02 or 02_lora_sft")
     action.add_argument("--refresh", action="store_true", help="take the executed copies into notebooks/")

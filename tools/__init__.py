@@ -1,0 +1,1 @@
+"""What the Makefile runs: programs around the notebooks. The notebooks import nothing from here."""
