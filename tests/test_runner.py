@@ -12,9 +12,9 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from tools import runner
 from scripts.artifacts import read_json, write_json
 from scripts.profiles import PROFILES, ROOT
+from tools import runner
 
 LOG = "from pathlib import Path\nwith open('log.txt', 'a') as file: print({!r}, file=file)"
 
