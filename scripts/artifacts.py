@@ -1,4 +1,8 @@
-"""Files that survive a kill: whole or not at all, resumable line by line, and labelled with what made them."""
+"""Files that survive a kill: whole or not at all, resumable line by line, and labelled with what made them.
+
+Under `accelerate launch` each process runs the whole notebook, and each calls these functions. Only the main one writes; what the
+others write goes to a folder of their own and is deleted.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psutil
 from accelerate import PartialState
@@ -26,6 +31,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     The name keeps the suffix, because libraries choose a format by it.
     """
     path = Path(path)
+    if not PartialState().is_main_process:
+        with TemporaryDirectory() as elsewhere:
+            yield Path(elsewhere) / path.name
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
@@ -39,6 +48,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """The same for a folder: yield an empty temporary one that takes `path`'s place (whatever stood there) at the end."""
     path = Path(path)
+    if not PartialState().is_main_process:
+        with TemporaryDirectory() as elsewhere:
+            yield Path(elsewhere)
+        return
     temporary, old = path.with_name(f".{path.name}.{os.getpid()}"), path.with_name(f".{path.name}.old.{os.getpid()}")
     for left in path.parent.glob(f".{path.name}.*"):  # by a killed process, perhaps one with this one's id
         maker = left.name.rsplit(".", 1)[-1]
@@ -57,10 +70,15 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def write_text(path: str | Path, text: str) -> None:
+    """`text` as UTF-8, written whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def write_json(path: str | Path, value) -> None:
     """`value` as UTF-8 JSON, readable by people, written whole or not at all."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
 
 
 def read_json(path: str | Path):
@@ -68,8 +86,34 @@ def read_json(path: str | Path):
     return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
+def remembered(path: str | Path, compute: Callable):
+    """The value of the JSON file at `path`; where there is none, `compute()` is called and its value written there first.
+
+    Under `accelerate launch` all processes compute together, or none does.
+    """
+    state, path = PartialState(), Path(path)
+    state.wait_for_everyone()
+    known = path.exists()
+    state.wait_for_everyone()  # nobody writes before all have looked
+    if not known:
+        write_json(path, compute())
+        state.wait_for_everyone()
+    return read_json(path)
+
+
+def save_figure(path: str | Path, figure) -> None:
+    """A matplotlib figure as an image, written whole or not at all."""
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+
+
 def append_jsonl(path: str | Path, rows: Iterable[dict]) -> None:
     """Append `rows`, a line each, and have them on disk when this returns."""
+    if PartialState().is_main_process:
+        _append(path, rows)
+
+
+def _append(path: str | Path, rows: Iterable[dict]) -> None:
     with open(path, "a", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         file.flush()
@@ -99,6 +143,14 @@ def read_jsonl(path: str | Path) -> list[dict]:
     return rows
 
 
+def cut_off(path: str | Path) -> None:
+    """Do to a file of lines what a kill in the middle of a write does: remove the second half of its last line."""
+    if PartialState().is_main_process:
+        raw = Path(path).read_bytes()
+        last = raw.rstrip(b"\n").rfind(b"\n") + 1
+        os.truncate(path, last + (len(raw) - last) // 2)
+
+
 def journaled(
     batches: Sequence, compute: Callable, folder: str | Path | None, made_of: str, verb: str, progress: bool = True
 ) -> list:
@@ -115,7 +167,7 @@ def journaled(
     for n in tqdm(mine, desc=f"batches {verb}", unit="batch", leave=False, delay=3, disable=not show):
         done[n] = json.loads(json.dumps(compute(batches[n])))
         if folder:
-            append_jsonl(Path(folder) / f"batches-{state.process_index}.jsonl", [{"batch": n, "results": done[n]}])
+            _append(Path(folder) / f"batches-{state.process_index}.jsonl", [{"batch": n, "results": done[n]}])
     of_batch = dict(gather_object(sorted(done.items())))
     return [of_batch[n] for n in range(len(batches))]
 

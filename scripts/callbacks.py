@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.tensorboard import SummaryWriter
 from transformers import TrainerCallback
 
-from scripts.artifacts import atomic_path
+from scripts.artifacts import atomic_path, save_figure
 from scripts.profiles import shown
 
 
@@ -96,8 +96,7 @@ class LossPlotCallback(TrainerCallback):
         if table.empty or not state.is_world_process_zero:
             return
         figure = plot_losses(table, self._title(state))
-        with atomic_path(self.folder / "loss.png") as path:
-            figure.savefig(path, dpi=120)
+        save_figure(self.folder / "loss.png", figure)
         with atomic_path(self.folder / "loss.csv") as path:
             table.to_csv(path, index=False)
         self._show(figure)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object
 from tqdm import tqdm
 from transformers import GenerationConfig
 
@@ -43,7 +45,7 @@ def answer(
 
     With a `path`, each batch's rows are appended to that JSONL file, and a rerun asks only what is missing. Rows are kept under
     a key of prompt, decoding settings and `run` (say which model answers: an adapter's fingerprint), so another model's answers
-    are never taken for this one's.
+    are never taken for this one's. Under `accelerate launch` the processes share the batches, and each of them gets all answers.
 
     Raises ValueError for an empty question (chat.prompt_text says which).
     """
@@ -52,16 +54,21 @@ def answer(
     for question in dict.fromkeys(questions):
         ids = chat.prompt_ids(tokenizer, question)
         prompts[question] = (fingerprint(ids, settings, run), ids)
-    done = {row["key"]: row for row in read_jsonl(path)} if path else {}
+    [done] = broadcast_object_list([{row["key"]: row for row in read_jsonl(path)} if path else {}])
     missing = [(q, key, ids) for q, (key, ids) in prompts.items() if key not in done]
     missing.sort(key=lambda item: len(item[2]), reverse=True)
     if path and len(missing) < len(prompts):
         print(f"{Path(path).name}: {len(prompts) - len(missing)} of {len(prompts)} questions were answered before")
     config = GenerationConfig(**settings, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id)
-    for start in tqdm(range(0, len(missing), batch_size), desc="answering", unit="batch", leave=False):
-        batch = missing[start : start + batch_size]
-        new = _generate(model, tokenizer, [ids for _, _, ids in batch], config)
-        rows = [{"key": key, **_row(tokenizer, q, ids)} for (q, key, _), ids in zip(batch, new, strict=True)]
+    state = PartialState()
+    share = slice(state.process_index, None, state.num_processes)
+    batches = [missing[start : start + batch_size] for start in range(0, len(missing), batch_size)]
+    for start in tqdm(range(0, len(batches), state.num_processes), desc="answering", unit="batch", leave=False):
+        rows = []
+        for batch in batches[start : start + state.num_processes][share]:  # one, or none at the end
+            new = _generate(model, tokenizer, [ids for _, _, ids in batch], config)
+            rows = [{"key": key, **_row(tokenizer, q, ids)} for (q, key, _), ids in zip(batch, new, strict=True)]
+        rows = gather_object(rows)
         done.update((row["key"], row) for row in rows)
         if path:
             append_jsonl(path, rows)

@@ -8,9 +8,10 @@ import itertools
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from peft import PeftConfig, PeftModel
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from scripts import chat
 from scripts.artifacts import atomic_folder, fingerprint, read_json, write_json
@@ -64,14 +65,19 @@ def merge(
     is not finite.
     """
     target, record = Path(target), {"base": Path(base).name, "adapter": fingerprint(Path(adapter)), "dtype": str(dtype)}
-    if target.exists():
-        standing = read_json(target / RECORD) if (target / RECORD).exists() else None
-        if standing == record:
-            return target
+    with PartialState().main_process_first():  # the others find this very merge
+        if not target.exists():
+            _write_merge(base, adapter, target, tokenizer, dtype, device, record)
+    standing = read_json(target / RECORD) if (target / RECORD).exists() else None
+    if standing != record:
         raise FileExistsError(
             f"{shown(target)} already holds {f'another merge ({standing})' if standing else 'files that are no merge'}; nothing "
             f"was written. This merge is {record}: move that folder away, or choose another target"
         )
+    return target
+
+
+def _write_merge(base, adapter, target: Path, tokenizer, dtype, device, record: dict) -> None:
     merged = load_with_adapter(base, adapter, dtype, device).merge_and_unload(safe_merge=True)
     merged.generation_config.update(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
     tokenizer = copy.deepcopy(tokenizer)  # the caller's keeps its template
@@ -80,7 +86,6 @@ def merge(
         merged.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         write_json(folder / RECORD, record)
-    return target
 
 
 def set_aside_stale(target: str | Path, adapter: str | Path) -> Path | None:
@@ -89,14 +94,37 @@ def set_aside_stale(target: str | Path, adapter: str | Path) -> Path | None:
     Nothing is deleted. A folder that is no merge, or the merge of this adapter, stays where it is.
     """
     target = Path(target)
-    if not (target / RECORD).exists():
-        return None
-    standing = read_json(target / RECORD)["adapter"]
-    if standing == fingerprint(Path(adapter)):
-        return None
-    aside = target.with_name(f"{target.name}-{standing}")
-    again = (aside.with_name(f"{aside.name}-{number}") for number in itertools.count(2))  # it was set aside before
-    return target.rename(next(name for name in itertools.chain([aside], again) if not name.exists()))
+    with PartialState().main_process_first():  # the others find nothing left to do
+        if not (target / RECORD).exists():
+            return None
+        standing = read_json(target / RECORD)["adapter"]
+        if standing == fingerprint(Path(adapter)):
+            return None
+        aside = target.with_name(f"{target.name}-{standing}")
+        again = (aside.with_name(f"{aside.name}-{number}") for number in itertools.count(2))  # it was set aside before
+        return target.rename(next(name for name in itertools.chain([aside], again) if not name.exists()))
+
+
+def modelfile(folder: str | Path) -> str:
+    """Ollama's Modelfile for the merged model in `folder`, to lie beside that folder.
+
+    Ollama does not read the chat template; its own is made here from our prompt of one question. It puts a BOS before it only
+    where the folder's tokenizer_config.json says `add_bos_token`, which transformers 5 does not save: elsewhere the BOS stays in
+    the template. Its repetition penalty, on by default, is turned off.
+
+    A longer conversation is not rendered as `chat` does: Ollama repeats the template for each of its turns.
+    """
+    folder = Path(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    template = chat.prompt_text(tokenizer, "甲").replace("甲", "{{ .Prompt }}")
+    if read_json(folder / "tokenizer_config.json").get("add_bos_token"):
+        template = template.removeprefix(tokenizer.bos_token)
+    return f'''FROM ./{folder.name}
+TEMPLATE """{template}"""
+PARAMETER stop "{tokenizer.eos_token}"
+PARAMETER temperature 0
+PARAMETER repeat_penalty 1
+'''
 
 
 @torch.inference_mode()

@@ -12,6 +12,8 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import sys
+import traceback
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -47,7 +49,7 @@ class Profile:
     train_rows: int = 0  # rows to train on; 0: all of them
     epochs: int = 3
     learning_rate: float = 2e-4
-    train_batch_size: int = 32  # rows per device and step
+    train_batch_size: int = 32  # rows a step, shared by the processes of a launch
     gradient_accumulation_steps: int = 1
     gradient_checkpointing: bool = False
     packed: bool = True  # join rows without padding, and run the head on trained positions only
@@ -67,7 +69,7 @@ class Profile:
     qa_reworded: int = 0  # reworded copies of the training questions, beside the questions themselves
     qa_epochs: int = 3
     qa_learning_rate: float = 3e-5
-    qa_batch_size: int = 16  # windows per device and step
+    qa_batch_size: int = 16  # windows a step, shared in the same way
     qa_max_length: int = 384  # tokens of a window
     qa_stride: int = 128  # tokens that two neighbouring windows share
     qa_attention: str = "sdpa"  # which implementation the reader's attention runs on
@@ -83,7 +85,7 @@ class Profile:
     rating_rows: int = 0  # rows to train on; 0: all of them
     rating_epochs: int = 5
     rating_learning_rate: float = 1e-4
-    rating_batch_size: int = 32  # rows per device and step
+    rating_batch_size: int = 32  # rows a step, shared in the same way
     rating_targets: str = "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"  # matrices that get an adapter
 
     @property
@@ -93,7 +95,11 @@ class Profile:
 
         if self.device != "auto":
             return torch.device(self.device)
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if torch.cuda.is_available():
+            return torch.device(
+                "cuda", torch.cuda.current_device()
+            )  # under `accelerate launch` each process has its own
+        return torch.device("cpu")
 
     @property
     def torch_dtype(self):
@@ -104,10 +110,9 @@ class Profile:
 
     @property
     def cpu_threads(self) -> int:
-        """torch's CPU threads: `threads`, or one for each core that this process may use."""
-        return self.threads or (
-            len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        )
+        """torch's CPU threads: `threads`, or one for each core that this process may use, shared by a launch's processes."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return self.threads or max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
     def output_dir(self, notebook: str) -> Path:
         """The folder that `notebook` (such as "02_lora_sft") writes to, created when missing."""
@@ -211,11 +216,18 @@ def start(*packages: str) -> Profile:
 
     Raises ModuleNotFoundError that names the command to run when a package is missing.
     """
+    launched = "LOCAL_RANK" in os.environ
+    if not launched:  # else Trainer would spread a notebook's batches over all GPUs of the machine, in its own way
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
     profile = load_profile()
     quiet()
     import torch
+    from accelerate import PartialState
     from transformers import set_seed
 
+    state = PartialState(cpu=profile.torch_device.type == "cpu")
+    if not state.is_main_process:
+        _silence()
     torch.set_num_threads(profile.cpu_threads)
     set_seed(profile.seed)
     why_profile = f"{PREFIX}PROFILE is set" if os.environ.get(PREFIX + "PROFILE") else _cuda_found()
@@ -223,9 +235,19 @@ def start(*packages: str) -> Profile:
     print(f"profile  {profile.name} ({why_profile})")
     print(f"device   {profile.torch_device} | {profile.dtype} ({_why_device(profile)})")
     print(f"threads  {torch.get_num_threads()} ({why_threads}); seed {profile.seed}")
+    if launched:
+        print(
+            f"processes {state.num_processes} share the work (accelerate launch); this is the first, which alone writes and prints"
+        )
     print(f"machine  {machine()}")
     print(f"versions Python {platform.python_version()}, {', '.join(_version_notes(packages))}")
     return profile
+
+
+def _silence() -> None:
+    """Nothing that this process prints is seen, except the error that ends it."""
+    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - open as long as the process lives
+    sys.excepthook = lambda *error: traceback.print_exception(*error, file=sys.__stderr__)
 
 
 def _why_device(profile: Profile) -> str:

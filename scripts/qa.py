@@ -22,6 +22,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from datasets import Dataset
 from tqdm import tqdm
 
@@ -632,7 +634,8 @@ def topk_recall(table: pd.DataFrame, k: int) -> float:
 def logits(model, features_dataset: Dataset, tokenizer, batch_size: int = 32) -> tuple[np.ndarray, np.ndarray]:
     """Start and end logits of every window, (windows, tokens) float32 each, -inf behind a window's last token.
 
-    Windows are sorted by length, so that a batch holds little padding; the order of the dataset is kept in the result.
+    Windows are sorted by length, so that a batch holds little padding; the order of the dataset is kept in the result. Under
+    `accelerate launch` the processes share the batches, and each of them gets all logits.
     """
     model.eval()
     columns = [name for name in tokenizer.model_input_names if name in features_dataset.column_names]
@@ -640,14 +643,18 @@ def logits(model, features_dataset: Dataset, tokenizer, batch_size: int = 32) ->
     lengths = (_padded(features_dataset, "input_ids") >= 0).sum(1)
     order = np.argsort(-lengths, kind="stable")
     results = np.full((2, len(lengths), lengths.max(initial=0)), -np.inf, dtype=np.float32)
-    for first in tqdm(range(0, len(order), batch_size), desc="reading", unit="batch", leave=False, delay=2):
+    state, found = PartialState(), []
+    mine = range(state.process_index * batch_size, len(order), state.num_processes * batch_size)
+    for first in tqdm(mine, desc="reading", unit="batch", leave=False, delay=2):
         chosen = order[first : first + batch_size]
         batch = tokenizer.pad(inputs[chosen.tolist()], padding_side="right", return_tensors="pt").to(model.device)
         output = model(**batch)
+        found.append((chosen, output.start_logits.float().cpu().numpy(), output.end_logits.float().cpu().numpy()))
+    for chosen, *parts in gather_object(found):
         width = lengths[chosen[0]]
         real = np.arange(width) < lengths[chosen, None]
-        for result, part in zip(results, (output.start_logits, output.end_logits), strict=True):
-            result[chosen, :width] = np.where(real, part.float().cpu().numpy(), -np.inf)
+        for result, part in zip(results, parts, strict=True):
+            result[chosen, :width] = np.where(real, part, -np.inf)
     return results[0], results[1]
 
 

@@ -1,0 +1,135 @@
+"""Whole notebooks in two processes (`make launch`): the training, the answers and the ratings of one; a kill, and going on.
+
+Dropout is off here, because each process draws masks of its own; then one process and two differ by rounding alone. The batch
+is that of the profile in both, shared by the processes.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import psutil
+import pytest
+from safetensors.torch import load_file
+
+from scripts.artifacts import read_json
+from scripts.profiles import ROOT
+from tests.runs.test_runs import SMALL, execute
+
+SIZES = {
+    **SMALL,
+    "COOKBOOK_EPOCHS": "2",
+    "COOKBOOK_RATING_EPOCHS": "2",
+    "COOKBOOK_PACKED": "1",
+    "COOKBOOK_THREADS": "1",
+}
+
+
+def dropout_off(script: Path) -> None:
+    """Notebook 02's adapter has dropout; the other models have none."""
+    text = script.read_text(encoding="utf-8")
+    script.write_text(text.replace("lora_dropout=0.05", "lora_dropout=0.0"), encoding="utf-8")
+
+
+def launcher(name: str, outputs: Path, processes: int) -> subprocess.Popen:
+    """The launcher with a notebook, dropout off."""
+    code = (
+        "import sys; from tools import launcher; from tests.runs.test_launch import dropout_off\n"
+        "export = launcher.export\n"
+        "def without_dropout(notebook, script):\n"
+        "    dropout_off(export(notebook, script))\n"
+        "    return script\n"
+        "launcher.export = without_dropout\n"
+        f"sys.exit(launcher.main(['--nb', '{name}', '--processes', '{processes}']))"
+    )
+    environment = {**os.environ, **SIZES, "COOKBOOK_OUTPUTS": str(outputs)}
+    line = [sys.executable, "-c", code]
+    return subprocess.Popen(line, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def run(name: str, outputs: Path, processes: int) -> str:
+    """Standard output of a launch that ended well."""
+    process = launcher(name, outputs, processes)
+    printed, errors = process.communicate(timeout=900)
+    assert process.returncode == 0, errors
+    return printed
+
+
+def log(outputs: Path, name: str) -> pd.DataFrame:
+    """Trainer's log of the longest training of a notebook: a row a logged step or evaluation."""
+    states = [read_json(path) for path in (outputs / name / "checkpoints").glob("*/checkpoint-*/trainer_state.json")]
+    entries = max(states, key=lambda state: state["global_step"])["log_history"]
+    return pd.DataFrame(entries)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> dict[int, Path]:
+    """Output folders for one process and for two; notebook 02 finds its rows in both."""
+    folder = tmp_path_factory.mktemp("launch")
+    both = {processes: folder / str(processes) for processes in (1, 2)}
+    for outputs in both.values():
+        execute("01_dataset_expansion", outputs)
+    return both
+
+
+def wait_for_a_checkpoint(folder: Path, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + 600
+    while not list(folder.glob("*/checkpoint-*/trainer_state.json")):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.05)
+
+
+def worker(process: psutil.Process, rank: int) -> psutil.Process:
+    """The process of that rank below the launcher."""
+    ranks = {child.environ().get("RANK"): child for child in process.children(recursive=True)}
+    return ranks[str(rank)]
+
+
+def test_a_killed_worker_ends_the_run_and_the_rerun_ends_as_one_process_does(folders):
+    name, weights = "02_lora_sft", Path("02_lora_sft/adapter/adapter_model.safetensors")
+    run("02", folders[1], 1)
+    process = launcher("02", folders[2], 2)
+    wait_for_a_checkpoint(folders[2] / name / "checkpoints", process)
+    worker(psutil.Process(process.pid), 1).send_signal(signal.SIGKILL)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert "02_lora_sft.ipynb: process 1 of 2 was ended by SIGKILL" in errors
+    assert "The same command goes on where this one stopped." in errors
+    assert not (folders[2] / weights).exists(), "killed too late: the training was over"
+
+    assert "resuming from" in run("02", folders[2], 2)
+    one, two = (log(outputs, name) for outputs in folders.values())
+    np.testing.assert_allclose(two["loss"].dropna(), one["loss"].dropna(), rtol=1e-4)
+    np.testing.assert_allclose(
+        two["eval_loss"].dropna(), one["eval_loss"].dropna(), rtol=1e-2
+    )  # a mean of batches' means
+    one, two = (load_file(outputs / weights) for outputs in folders.values())
+    for key in one:
+        np.testing.assert_allclose(two[key], one[key], atol=2e-3)
+
+
+def test_reading_in_two_processes_is_reading_in_one(folders):
+    name = "05_squad_qa"
+    for processes, outputs in folders.items():
+        run("05", outputs, processes)
+    one, two = (log(outputs, name) for outputs in folders.values())
+    np.testing.assert_allclose(two["loss"].dropna(), one["loss"].dropna(), rtol=1e-2)
+    one, two = (read_json(outputs / name / "answers.json") for outputs in folders.values())
+    assert one.keys() == two.keys()
+    assert np.mean([one[key] == two[key] for key in one]) > 0.98
+
+
+def test_rating_in_two_processes_is_rating_in_one(folders):
+    name = "07_hupu_score_regression"
+    for processes, outputs in folders.items():
+        run("07", outputs, processes)
+    one, two = (log(outputs, name) for outputs in folders.values())
+    np.testing.assert_allclose(two["loss"].dropna(), one["loss"].dropna(), rtol=1e-4)
+    np.testing.assert_allclose(two["eval_mae"].dropna(), one["eval_mae"].dropna(), rtol=1e-3)
+    one, two = (pd.read_csv(outputs / name / "ratings.csv") for outputs in folders.values())
+    pd.testing.assert_frame_equal(one, two, rtol=1e-2)

@@ -1,0 +1,71 @@
+"""The launcher without a launch: the script it writes, and what it says of a launch that ended badly."""
+
+import ast
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from tools import launcher
+
+# What accelerate's launcher printed when a process was killed, and when one raised, shortened in the middle.
+REPORT = """
+[rank1]: Traceback (most recent call last):
+[rank1]:   File "02_lora_sft.py", line 12, in <module>
+[rank1]: ValueError: batch size 3 {more}
+scripts/02_lora_sft.py FAILED
+------------------------------------------------------------
+Root Cause (first observed failure):
+[0]:
+  time      : 2026-11-21_16:00:00
+  host      : somewhere
+  rank      : {rank} (local_rank: {rank})
+  exitcode  : {code} (pid: 4711)
+  error_file: <N/A>
+"""
+
+
+def test_the_script_holds_every_cell_and_its_processes_meet_after_each(tmp_path):
+    path = tmp_path / "02_lora_sft.ipynb"
+    cells = [new_markdown_cell("# Title"), new_code_cell("x = 1"), new_code_cell(""), new_code_cell("x + 1")]
+    nbformat.write(new_notebook(cells=cells), path)
+    code = launcher.export(path, tmp_path / "script.py").read_text(encoding="utf-8")
+    statements = [ast.unparse(node) for node in ast.parse(code).body]
+    meeting = [ast.unparse(node) for node in ast.parse(launcher.TOGETHER).body]
+    assert statements == ["x = 1", *meeting, "x + 1", *meeting]
+
+
+def test_a_process_that_was_killed_is_named_with_its_signal():
+    said = launcher.what_ended_it(REPORT.format(rank=1, code=-9, more=""), 2)
+    assert (
+        said
+        == "process 1 of 2 was ended by SIGKILL (often by the system, when memory ran out); the others were stopped"
+    )
+    assert launcher.what_ended_it(REPORT.format(rank=0, code=-15, more=""), 2).startswith(
+        "process 0 of 2 was ended by SIGTERM;"
+    )
+
+
+def test_a_process_that_raised_is_named_with_its_error():
+    said = launcher.what_ended_it(REPORT.format(rank=1, code=1, more="does not divide"), 2)
+    assert said.splitlines() == [
+        "process 1 of 2 failed; the others were stopped",
+        "    ValueError: batch size 3 does not divide",
+    ]
+
+
+def test_a_notebook_that_is_not_there_is_an_error_that_lists_those_that_are(capsys):
+    assert launcher.main(["--nb", "99"]) == 1
+    assert "no notebook '99'; there are 01_dataset_expansion, " in capsys.readouterr().err
+
+
+def test_a_config_that_is_not_there_is_an_error_that_lists_those_that_are(capsys):
+    assert launcher.main(["--nb", "02", "--config", "configs/none.yaml"]) == 1
+    assert "none.yaml: no such file; there are data_parallel.yaml" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("processes", ["0", "-1", "two"])
+def test_a_number_of_processes_that_makes_no_sense_is_refused(processes, capsys):
+    with pytest.raises(SystemExit):
+        launcher.main(["--nb", "02", "--processes", processes])
+    assert "a whole number from 1" in capsys.readouterr().err

@@ -1,0 +1,145 @@
+"""Several processes, as `accelerate launch` starts them: only the main one writes, and all of them get what one alone would get."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from accelerate.commands.launch import launch_command_parser
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoModelForQuestionAnswering, AutoTokenizer
+
+from scripts import generation, qa, squad
+from scripts.artifacts import read_json, read_jsonl
+from scripts.profiles import ROOT
+from scripts.tiny_models import checkpoint
+from tools.launcher import DEFAULT, command
+
+QUESTIONS = ["钟离来自哪里？", "请问，温迪先生，他使用的是什么元素？", "刻晴的性格", "魈是男是女？", "凝光的职务是什么"]
+CONTEXTS = ["香菱在厨房做菜。", "清晨，行秋在书房里读一本厚厚的小说。", "空很高兴。"]
+
+WORKER = """
+import json, sys
+from pathlib import Path
+import matplotlib
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+from datasets import load_from_disk
+from scripts import artifacts, generation, profiles, qa
+from scripts.tiny_models import checkpoint
+from transformers import AutoModelForCausalLM, AutoModelForQuestionAnswering, AutoTokenizer
+
+profile = profiles.start("torch")
+from accelerate import PartialState
+rank, out = PartialState().process_index, Path(sys.argv[1])
+print(f"printed by {rank}")
+artifacts.write_json(out / "text.json", {"by": rank})
+with artifacts.atomic_folder(out / "folder") as folder:
+    (folder / f"of {rank}").touch()
+artifacts.append_jsonl(out / "lines.jsonl", [{"by": rank}])
+artifacts.save_figure(out / "figure.png", plt.figure())
+(out / f"ran {rank}").touch()
+calls = []
+value = artifacts.remembered(out / "remembered.json", lambda: calls.append(1) or {"by": rank})
+again = artifacts.remembered(out / "remembered.json", lambda: calls.append(1) or {"by": rank})
+llm = checkpoint("tiny-causal-lm")
+model, tokenizer = AutoModelForCausalLM.from_pretrained(llm), AutoTokenizer.from_pretrained(llm)
+asked = json.loads((out / "questions.json").read_text())
+options = dict(batch_size=2, max_new_tokens=12)
+first = generation.answer(model, tokenizer, asked[:3], out / "answers.jsonl", **options)
+answers = generation.answer(model, tokenizer, asked, out / "answers.jsonl", **options)
+reader, words = (kind.from_pretrained(checkpoint("tiny-reader")) for kind in (AutoModelForQuestionAnswering, AutoTokenizer))
+logits = qa.logits(reader, load_from_disk(str(out / "windows")), words, batch_size=1)
+result = {"value": value, "again": again, "calls": len(calls), "answers": answers, "logits": [part.tolist() for part in logits]}
+(out / f"result {rank}.json").write_text(json.dumps(result))
+"""
+
+
+@pytest.fixture(scope="module")
+def windows():
+    none = {"text": [], "answer_start": []}
+    blank = {"title": "", "question": "谁？", "answers": none, "plausible_answers": none, "is_impossible": True}
+    rows = [{"id": str(number), "context": context, **blank} for number, context in enumerate(CONTEXTS)]
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint("tiny-reader"))
+    sizes = {"tokenizer": tokenizer, "max_length": 64, "stride": 16}
+    questions = Dataset.from_list(rows, features=squad.FEATURES)
+    drop = questions.column_names
+    return questions.map(qa.features, batched=True, with_indices=True, remove_columns=drop, fn_kwargs=sizes)
+
+
+@pytest.fixture(scope="module")
+def ran(windows, tmp_path_factory):
+    """(folder, standard output) of two processes that ran WORKER."""
+    out = tmp_path_factory.mktemp("two")
+    (out / "questions.json").write_text(json.dumps(QUESTIONS), encoding="utf-8")
+    windows.save_to_disk(out / "windows")
+    worker = out / "worker.py"
+    worker.write_text(WORKER, encoding="utf-8")
+    line = command(worker, 2, DEFAULT, [])
+    environment = {**os.environ, "COOKBOOK_OUTPUTS": str(out / "outputs")}
+    done = subprocess.run([*line, str(out)], cwd=ROOT, capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return out, done.stdout
+
+
+def test_both_ran_and_only_the_main_one_printed_and_wrote(ran):
+    out, printed = ran
+    assert (out / "ran 0").exists() and (out / "ran 1").exists()
+    assert printed.count("printed by") == 1 and "printed by 0" in printed
+    assert "processes 2 share the work" in printed
+    assert read_json(out / "text.json") == {"by": 0}
+    assert [path.name for path in (out / "folder").iterdir()] == ["of 0"]
+    assert read_jsonl(out / "lines.jsonl") == [{"by": 0}]
+    assert (out / "figure.png").read_bytes()[1:4] == b"PNG"
+    assert not list(out.glob(".*")), "a temporary file was left behind"
+
+
+def test_what_is_remembered_is_computed_by_all_once_and_is_the_same_for_all(ran):
+    for rank in range(2):
+        result = read_json(ran[0] / f"result {rank}.json")
+        assert result["calls"] == 1
+        assert result["value"] == result["again"] == {"by": 0}
+
+
+def test_each_process_has_the_answers_of_one_and_the_file_has_each_once(ran):
+    folder = checkpoint("tiny-causal-lm")
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    alone = generation.answer(model, tokenizer, QUESTIONS, batch_size=2, max_new_tokens=12)
+    for rank in range(2):
+        assert read_json(ran[0] / f"result {rank}.json")["answers"] == alone
+    filed = [row["question"] for row in read_jsonl(ran[0] / "answers.jsonl")]
+    assert sorted(filed) == sorted(QUESTIONS)
+
+
+def test_each_process_has_the_logits_of_one(ran, windows):
+    folder = checkpoint("tiny-reader")
+    model, tokenizer = AutoModelForQuestionAnswering.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    with torch.inference_mode():
+        alone = qa.logits(model, windows, tokenizer, batch_size=1)
+    for rank in range(2):
+        found = read_json(ran[0] / f"result {rank}.json")["logits"]
+        np.testing.assert_allclose(found, alone, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("config", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_line_of_every_config_is_explained_and_known_to_accelerate(config):
+    import yaml
+
+    lines = [line for line in config.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
+    assert all("#" in line for line in lines), "each setting says what it does"
+    settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+    known = {action.dest for action in launch_command_parser()._actions}
+    known |= {"compute_environment", "distributed_type", "fsdp_config"}
+    assert settings.keys() <= known
+    assert {f"{key}" for key in settings.get("fsdp_config", {})} <= known
+
+
+def test_the_command_runs_the_script_in_as_many_processes_as_asked(tmp_path):
+    line = command(tmp_path / "a b.py", 4, DEFAULT, ["--machine_rank", "1"])
+    assert line[:3] == [sys.executable, "-m", "accelerate.commands.launch"]
+    parsed = launch_command_parser().parse_args(line[3:])
+    assert parsed.num_processes == 4 and parsed.machine_rank == 1
+    assert parsed.config_file == str(DEFAULT) and parsed.training_script == str(tmp_path / "a b.py")
