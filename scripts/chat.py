@@ -106,6 +106,18 @@ def serving_template(tokenizer) -> str:
     return tokenizer.chat_template + "{%- if add_generation_prompt %}{{ '\\n</think>\\n\\n' }}{% endif %}"
 
 
+def response_template(tokenizer) -> dict:
+    """How `transformers serve` is to read what the model writes: all of it, up to the EOS, is the answer.
+
+    Saved with the tokenizer (its `response_template`). Without one the server takes every Qwen2 for Qwen's own: it does not know
+    this EOS and leaves it in the answer, and a streamed answer begins with the whole prompt.
+    """
+    return {
+        "start_anchor": prompt_text(tokenizer, "甲").split("甲")[1],
+        "fields": {"content": {"close": tokenizer.eos_token, "content": "text", "content_args": {"strip": False}}},
+    }
+
+
 def _check(tokenizer, messages: list[dict], last: str) -> None:
     """Raise ValueError that names the turn and what is wrong with it."""
     if not messages:

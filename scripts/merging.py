@@ -59,7 +59,8 @@ def merge(
     """Write base + adapter as one checkpoint to `target`: safetensors, tokenizer, chat template, generation config, record.
 
     The saved chat template closes the think block by itself (`chat.serving_template`), so that a server builds the prompt that
-    the model was trained with. A `target` that holds this very merge is left as it is.
+    the model was trained with, and its response template ends the answer at our EOS (`chat.response_template`). A `target` that
+    holds this very merge is left as it is.
 
     Raises FileExistsError when `target` holds anything else, and ValueError when adapter and base do not match or a merged weight
     is not finite.
@@ -81,6 +82,7 @@ def _write_merge(base, adapter, target: Path, tokenizer, dtype, device, record: 
     merged = load_with_adapter(base, adapter, dtype, device).merge_and_unload(safe_merge=True)
     merged.generation_config.update(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
     tokenizer = copy.deepcopy(tokenizer)  # the caller's keeps its template
+    tokenizer.response_template = chat.response_template(tokenizer)
     tokenizer.chat_template = chat.serving_template(tokenizer)
     with atomic_folder(target) as folder:
         merged.save_pretrained(folder)
