@@ -18,9 +18,9 @@ from tempfile import TemporaryDirectory
 
 import psutil
 from accelerate import PartialState
-from accelerate.utils import gather_object
 from tqdm import tqdm
 
+from scripts.processes import gathered, sharing
 from scripts.profiles import Profile, machine, pins
 
 
@@ -160,15 +160,15 @@ def journaled(
     other work is begun anew. Under `accelerate launch` the processes share the batches, and each of them gets all results. `verb`
     is what is done to a batch, as the printed line has it: "scored".
     """
-    state = PartialState()
+    process, processes = sharing()
+    show = progress and PartialState().is_main_process
     done = _read_journal(Path(folder), made_of, verb) if folder else {}
-    mine = [n for n in range(state.process_index, len(batches), state.num_processes) if n not in done]
-    show = progress and state.is_main_process
+    mine = [n for n in range(process, len(batches), processes) if n not in done]
     for n in tqdm(mine, desc=f"batches {verb}", unit="batch", leave=False, delay=3, disable=not show):
         done[n] = json.loads(json.dumps(compute(batches[n])))
         if folder:
-            _append(Path(folder) / f"batches-{state.process_index}.jsonl", [{"batch": n, "results": done[n]}])
-    of_batch = dict(gather_object(sorted(done.items())))
+            _append(Path(folder) / f"batches-{PartialState().process_index}.jsonl", [{"batch": n, "results": done[n]}])
+    of_batch = dict(gathered(sorted(done.items())))
     return [of_batch[n] for n in range(len(batches))]
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 from transformers import GenerationConfig
 
 from scripts import chat
 from scripts.artifacts import append_jsonl, fingerprint, read_jsonl
+from scripts.processes import gathered, sharing
 
 # Each is said, because what is left out is filled in from the checkpoint's own generation config.
 GREEDY = {
@@ -60,15 +60,14 @@ def answer(
     if path and len(missing) < len(prompts):
         print(f"{Path(path).name}: {len(prompts) - len(missing)} of {len(prompts)} questions were answered before")
     config = GenerationConfig(**settings, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id)
-    state = PartialState()
-    share = slice(state.process_index, None, state.num_processes)
+    process, processes = sharing()
     batches = [missing[start : start + batch_size] for start in range(0, len(missing), batch_size)]
-    for start in tqdm(range(0, len(batches), state.num_processes), desc="answering", unit="batch", leave=False):
+    for start in tqdm(range(0, len(batches), processes), desc="answering", unit="batch", leave=False):
         rows = []
-        for batch in batches[start : start + state.num_processes][share]:  # one, or none at the end
+        for batch in batches[start : start + processes][process : process + 1]:  # one, or at the end none
             new = _generate(model, tokenizer, [ids for _, _, ids in batch], config)
             rows = [{"key": key, **_row(tokenizer, q, ids)} for (q, key, _), ids in zip(batch, new, strict=True)]
-        rows = gather_object(rows)
+        rows = gathered(rows)
         done.update((row["key"], row) for row in rows)
         if path:
             append_jsonl(path, rows)

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from scripts import chat
 from scripts.artifacts import atomic_folder, fingerprint, read_json, write_json
+from scripts.processes import whole
 from scripts.profiles import shown
 
 RECORD = "merge.json"  # in the merged folder: which base and adapter it was made of
@@ -30,7 +31,7 @@ def base_fingerprint(model) -> str:
     digest = hashlib.sha256()
     for name, weight in sorted(model.state_dict().items()):
         if ("norm" in name or "embed_tokens" in name) and "lora_" not in name:
-            part = weight.reshape(-1)[:4096].to(torch.bfloat16).view(torch.int16).cpu()
+            part = whole(weight).reshape(-1)[:4096].to(torch.bfloat16).view(torch.int16).cpu()
             digest.update(
                 name.split("base_model.model.")[-1].replace(".base_layer", "").encode() + part.numpy().tobytes()
             )

@@ -22,10 +22,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from accelerate import PartialState
-from accelerate.utils import gather_object
 from datasets import Dataset
 from tqdm import tqdm
+
+from scripts.processes import gathered, sharing
 
 NULL = 0  # [CLS] is a window's first token; `features` makes sure of it
 NO_CONTEXT = -1  # in context_start and context_end: this token is not of the context
@@ -643,14 +643,14 @@ def logits(model, features_dataset: Dataset, tokenizer, batch_size: int = 32) ->
     lengths = (_padded(features_dataset, "input_ids") >= 0).sum(1)
     order = np.argsort(-lengths, kind="stable")
     results = np.full((2, len(lengths), lengths.max(initial=0)), -np.inf, dtype=np.float32)
-    state, found = PartialState(), []
-    mine = range(state.process_index * batch_size, len(order), state.num_processes * batch_size)
+    (process, processes), found = sharing(), []
+    mine = range(process * batch_size, len(order), processes * batch_size)
     for first in tqdm(mine, desc="reading", unit="batch", leave=False, delay=2):
         chosen = order[first : first + batch_size]
         batch = tokenizer.pad(inputs[chosen.tolist()], padding_side="right", return_tensors="pt").to(model.device)
         output = model(**batch)
         found.append((chosen, output.start_logits.float().cpu().numpy(), output.end_logits.float().cpu().numpy()))
-    for chosen, *parts in gather_object(found):
+    for chosen, *parts in gathered(found):
         width = lengths[chosen[0]]
         real = np.arange(width) < lengths[chosen, None]
         for result, part in zip(results, parts, strict=True):

@@ -37,6 +37,7 @@ from tqdm import tqdm
 
 from scripts import chat, triplets
 from scripts.artifacts import atomic_path, fingerprint, journaled
+from scripts.processes import whole
 from scripts.profiles import load_profile, quiet, shown
 
 HEAD_POSITIONS = 256  # positions that go through the head at once: 256 x 152,064 logits are 156 MB in float32
@@ -198,7 +199,9 @@ def weights(model) -> list:
     """What tells one model from another, at the price of reading its weights once: they, and which adapters are switched on."""
     modules = ((name, module) for name, module in model.named_modules() if isinstance(module, BaseTunerLayer))
     adapters = [(name, module.disable_adapters, list(module.active_adapters)) for name, module in modules]
-    norms = [(name, str(weight.dtype), weight.float().norm().item()) for name, weight in model.named_parameters()]
+    norms = [
+        (name, str(weight.dtype), whole(weight).float().norm().item()) for name, weight in model.named_parameters()
+    ]
     return [*norms, *adapters]
 
 

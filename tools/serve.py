@@ -24,9 +24,8 @@ def server_command(folder: Path, host: str, port: int) -> list[str]:
     """What to run in `folder`'s parent so that `folder` is served, in the dtype it was saved in."""
     address = ["--host", host, "--port", str(port)]
     vllm = shutil.which("vllm", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
-    if (
-        vllm
-    ):  # by itself it rounds float32 to float16, and takes a repetition penalty from the folder's generation config
+    if vllm:
+        # By itself it rounds float32 to float16, and takes a repetition penalty from the folder's generation config.
         dtype = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("dtype", "auto")
         return [vllm, "serve", folder.name, "--dtype", dtype, "--generation-config", "vllm", *address]
     # -P: what lies in that folder is not taken for a Python module
