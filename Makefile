@@ -4,7 +4,7 @@ VENV := .venv/bin/python
 INSTALLED := .venv/.installed
 
 # The tests see the tiny profile as it is, whatever COOKBOOK_ variables the shell has.
-TINY := unset $$(env | sed -n 's/^\(COOKBOOK_[A-Z0-9_]*\)=.*/\1/p'); export COOKBOOK_PROFILE=tiny;
+TINY := unset HUPU_CSV $$(env | sed -n 's/^\(COOKBOOK_[A-Z0-9_]*\)=.*/\1/p'); export COOKBOOK_PROFILE=tiny;
 
 # An environment that was not finished, was moved or copied with its folder, or lost its Python is built anew.
 ANEW := $(shell { test "$$(cat $(INSTALLED))" = "$$(pwd -P)" && $(VENV) -c ''; } 2>/dev/null || echo anew)

@@ -39,13 +39,13 @@ def loss_table(log_history: list[dict]) -> pd.DataFrame:
     return table.groupby("step", as_index=False).last()
 
 
-def plot_losses(table: pd.DataFrame, title: str = "") -> plt.Figure:
-    """Train and eval loss (nats per trained token) against epoch."""
+def plot_losses(table: pd.DataFrame, title: str = "", unit: str = "nats per token") -> plt.Figure:
+    """Train and eval loss, in `unit`, against epoch."""
     figure, axis = plt.subplots(figsize=(7, 3.5), layout="constrained")
     for column, label, marker in (("train_loss", "train", None), ("eval_loss", "held-out rows", "o")):
         points = table.dropna(subset=column)
         axis.plot(points["epoch"], points[column], label=label, marker=marker)
-    axis.set(xlabel="epoch", ylabel="loss, nats per token", title=title, ylim=(0, None))
+    axis.set(xlabel="epoch", ylabel=f"loss, {unit}", title=title, ylim=(0, None))
     axis.grid(alpha=0.3)
     axis.legend()
     return figure
@@ -77,8 +77,8 @@ class LossPlotCallback(TrainerCallback):
     The plot is redrawn at most every `seconds`, and when an evaluation or the training ends. Its title says how far the run is.
     """
 
-    def __init__(self, folder: str | Path, seconds: float = 3.0):
-        self.folder, self.seconds = Path(folder), seconds
+    def __init__(self, folder: str | Path, seconds: float = 3.0, unit: str = "nats per token"):
+        self.folder, self.seconds, self.unit = Path(folder), seconds, unit
         self.display, self.started, self.first_step, self.drawn = None, 0.0, 0, 0.0
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -95,7 +95,7 @@ class LossPlotCallback(TrainerCallback):
         table = loss_table(state.log_history)
         if table.empty or not state.is_world_process_zero:
             return
-        figure = plot_losses(table, self._title(state))
+        figure = plot_losses(table, self._title(state), self.unit)
         save_figure(self.folder / "loss.png", figure)
         with atomic_path(self.folder / "loss.csv") as path:
             table.to_csv(path, index=False)
@@ -223,8 +223,12 @@ def scalars(folder: str | Path) -> pd.DataFrame:
 class StopOnNaN(TrainerCallback):
     """End training with a message as soon as a logged loss is NaN or infinite, before a checkpoint of it is written.
 
-    Needs `logging_nan_inf_filter=False`: Trainer's default replaces such a loss by an average and trains on.
+    Needs `logging_nan_inf_filter=False`: Trainer's default replaces such a loss by an average and trains on. The message names
+    `learning_rate`, the variable that sets it in this training.
     """
+
+    def __init__(self, learning_rate: str):
+        self.learning_rate = learning_rate
 
     def on_train_begin(self, args, state, control, **kwargs):
         if args.logging_nan_inf_filter:
@@ -243,13 +247,13 @@ class StopOnNaN(TrainerCallback):
             if not math.isfinite((logs or {}).get(key, 0.0)):
                 raise FloatingPointError(
                     f"{key} is {logs[key]} at step {state.global_step}: training stopped, the last checkpoint is from before it. "
-                    "Lower COOKBOOK_LEARNING_RATE, or use COOKBOOK_DTYPE=bfloat16 where the weights are float16."
+                    f"Lower {self.learning_rate}, or use COOKBOOK_DTYPE=bfloat16 where the weights are float16."
                 )
 
 
 @contextmanager
-def memory_advice() -> Iterator[None]:
-    """Turn an out-of-memory error into one that names the knobs.
+def memory_advice(*steps: str) -> Iterator[None]:
+    """Turn an out-of-memory error into one that says what to do: `steps`, in the order in which to try them.
 
     Raises MemoryError from the original error; other errors pass through.
     """
@@ -259,7 +263,6 @@ def memory_advice() -> Iterator[None]:
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
         raise MemoryError(
-            "out of memory. In this order: halve COOKBOOK_TRAIN_BATCH_SIZE and double COOKBOOK_GRADIENT_ACCUMULATION_STEPS (same "
-            "result, less memory); COOKBOOK_GRADIENT_CHECKPOINTING=1 (slower); COOKBOOK_LOAD_IN_4BIT=1 (QLoRA, needs bitsandbytes); "
-            "a smaller COOKBOOK_CAUSAL_LM. A rerun goes on from the last checkpoint only if the settings are the same."
+            f"out of memory. In this order: {'; '.join(steps)}. A rerun goes on from the last checkpoint only if the settings "
+            "are the same."
         ) from error

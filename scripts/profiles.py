@@ -82,6 +82,7 @@ class Profile:
     payoff_steps: int = 30
     payoff_learning_rate: float = 2e-4
     # 07 score regression
+    ratings: str = "data/hupu/hupu_scores.csv"  # a crawl in Hupu's format; HUPU_CSV is a second name of it
     rating_rows: int = 0  # rows to train on; 0: all of them
     rating_epochs: int = 5
     rating_learning_rate: float = 1e-4
@@ -95,11 +96,7 @@ class Profile:
 
         if self.device != "auto":
             return torch.device(self.device)
-        if torch.cuda.is_available():
-            return torch.device(
-                "cuda", torch.cuda.current_device()
-            )  # under `accelerate launch` each process has its own
-        return torch.device("cpu")
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")  # cuda: this process's current one
 
     @property
     def torch_dtype(self):
@@ -178,6 +175,8 @@ def load_profile(environ: Mapping[str, str] = os.environ) -> Profile:
     not of the field's type.
     """
     asked = {key[len(PREFIX) :].lower(): value for key, value in environ.items() if key.startswith(PREFIX)}
+    if "HUPU_CSV" in environ:
+        asked.setdefault("ratings", environ["HUPU_CSV"])
     name = asked.pop("profile", "") or _default_name()
     if name not in PROFILES:
         raise ValueError(f"{PREFIX}PROFILE={name!r}: no such profile; there are {', '.join(PROFILES)}")

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-for _name in [name for name in os.environ if name.startswith("COOKBOOK_")]:
+for _name in [name for name in os.environ if name.startswith("COOKBOOK_") or name == "HUPU_CSV"]:
     del os.environ[_name]
 os.environ["COOKBOOK_PROFILE"] = "tiny"
 os.environ["OMP_NUM_THREADS"] = "1"  # models this small gain nothing from more, and lose much on a busy machine

@@ -9,7 +9,7 @@ from scripts.profiles import ROOT
 
 # A module imports only from lines above its own. To move one, move its word; a new one needs a place here.
 LAYERS = [
-    "profiles",  # what a run is called and how big it is
+    "processes profiles",  # several processes as one; what a run is called and how big it is
     "artifacts",  # files that survive a kill
     "dataset",  # character facts; the errors and the JSON of all data files
     "squad",  # reading questions; how a file or a Hub id is found

@@ -6,11 +6,12 @@ That they run is checked by nbmake (`make test`).
 import json
 import re
 import statistics
+from dataclasses import fields
 
 import nbformat
 import pytest
 
-from scripts.profiles import ROOT
+from scripts.profiles import ROOT, Profile
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 CHAIN = {
@@ -180,3 +181,9 @@ def test_what_is_no_debris_passes(text):
 def test_a_pin_is_recognised_and_a_comparison_is_not():
     assert PIN.search("pip install torch==2.13.0") and PIN.search("x[zh]==1.0")
     assert not PIN.search("assert rows == 5130") and not PIN.search("torch 2.13 was tried")
+
+
+def test_every_variable_that_a_notebook_names_is_a_field_of_a_profile(notebook):
+    text = "\n".join(cell.source for cell in notebook.cells)
+    known = {field.name.upper() for field in fields(Profile)} | {"PROFILE"}
+    assert set(re.findall(r"\bCOOKBOOK_(\w+)", text)) <= known

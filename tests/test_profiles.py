@@ -1,5 +1,6 @@
 """Profiles: what the environment may say, what the first cell prints, and that nothing printed tells of the machine."""
 
+import os
 import platform
 import socket
 import warnings
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import PartialState
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from scripts import profiles
@@ -75,6 +77,40 @@ def test_every_field_is_replaced_by_the_environment_variable_of_its_name(field):
 )
 def test_a_switch_is_read_as_people_write_it(text, value):
     assert load_profile({"COOKBOOK_PROFILE": "tiny", "COOKBOOK_PACKED": text}).packed is value
+
+
+def test_hupu_csv_is_a_second_name_of_the_ratings_file():
+    assert load_profile({"COOKBOOK_PROFILE": "tiny", "HUPU_CSV": "mine.csv"}).ratings == "mine.csv"
+    both = {"COOKBOOK_PROFILE": "tiny", "HUPU_CSV": "mine.csv", "COOKBOOK_RATINGS": "first.csv"}
+    assert load_profile(both).ratings == "first.csv"
+
+
+# ----- several processes
+
+
+def test_the_cores_are_shared_by_the_processes_of_a_launch(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    assert PROFILES["tiny"].cpu_threads == 8
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert PROFILES["tiny"].cpu_threads == 4
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "16")
+    assert PROFILES["tiny"].cpu_threads == 1
+    assert replace(PROFILES["tiny"], threads=3).cpu_threads == 3
+
+
+@pytest.mark.parametrize(
+    ("variables", "seen"), [({}, "0"), ({"CUDA_VISIBLE_DEVICES": "2"}, "2"), ({"LOCAL_RANK": "0"}, None)]
+)
+def test_a_notebook_takes_one_gpu_and_a_launch_all(variables, seen, monkeypatch, capsys, threads_kept):
+    """With several in sight, Trainer would wrap the model in DataParallel and multiply the batch."""
+    PartialState(cpu=True)  # so that LOCAL_RANK starts no process group here
+    for name in ("CUDA_VISIBLE_DEVICES", "LOCAL_RANK"):
+        monkeypatch.setenv(name, "")  # restored afterwards, whatever `start` does
+        monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    profiles.start("torch")
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == seen
 
 
 # ----- bad values
