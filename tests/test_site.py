@@ -1,0 +1,257 @@
+"""The site holds every page, every link of it leads somewhere, and it works from a folder without the network."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from types import SimpleNamespace
+
+import nbformat
+import pytest
+from mkdocs.structure.files import File, Files
+
+from tools import site
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+FLAGS = (
+    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+)
+NOTEBOOKS = sorted((site.ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+LOADERS = "<!-- Load mathjax --><script src=''></script><!-- End of mermaid configuration -->"
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("site")
+    site.build(folder)
+    return folder
+
+
+def page_of(folder, notebook):
+    return (folder / "notebooks" / f"{notebook.stem}.html").read_text(encoding="utf-8")
+
+
+def chinese_of(notebook):
+    cells = nbformat.read(notebook, as_version=4).cells
+    return {run for cell in cells if cell.cell_type == "markdown" for run in site.HAN.findall(cell.source)}
+
+
+# --- pages
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebooks_page_has_its_pictures_and_its_chinese(built, notebook):
+    cells = nbformat.read(notebook, as_version=4).cells
+    pictures = sum("image/png" in output.get("data", {}) for cell in cells for output in cell.get("outputs", []))
+    page = page_of(built, notebook)
+    assert page.count('src="data:image/png;base64,') == pictures
+    assert all(run in page for run in chinese_of(notebook))
+
+
+def test_next_leads_from_home_through_the_chapters_in_their_order_to_the_guides(built):
+    path, visited = built / "index.html", []
+    while path:
+        visited.append(path.relative_to(built).as_posix())
+        following = re.search(
+            r'<a href="([^"]+)" class="md-footer__link md-footer__link--next"', path.read_text(encoding="utf-8")
+        )
+        path = (path.parent / following[1]).resolve() if following else None
+    chapters = [f"notebooks/{notebook.stem}.html" for notebook in NOTEBOOKS]
+    assert [page for page in visited if page.startswith("notebooks/")] == chapters
+    assert visited[0] == "index.html"
+    assert visited[-4:] == ["data/index.html", "bench/index.html", "tests/index.html", "CONTRIBUTING.html"]
+    assert sorted(visited) == site.check(built).pages
+
+
+def test_every_link_of_the_site_leads_somewhere_and_nothing_is_loaded_from_outside(built):
+    found = site.check(built)
+    assert found.broken == []
+    assert found.links > 20 * len(NOTEBOOKS)  # each page links to each other one
+
+
+def test_no_page_can_load_mathjax_or_mermaid_from_a_cdn(built):
+    assert not [path for path in built.rglob("*.html") if "cdnjs" in path.read_text(encoding="utf-8")]
+
+
+# --- the search index
+
+
+def test_the_chinese_of_a_notebook_is_in_the_search_index_under_its_page(built):
+    index = json.loads((built / "search" / "search_index.json").read_text(encoding="utf-8"))
+    for notebook in NOTEBOOKS:
+        entries = [entry for entry in index["docs"] if entry["location"].startswith(f"notebooks/{notebook.stem}.html")]
+        starts = " ".join(entry["chinese"] for entry in entries)
+        assert all(f" {run[: site.GRAM]}" in f" {starts}" for run in chinese_of(notebook))
+        assert len(entries) > 3  # a section each
+
+
+def test_the_offline_copy_of_the_search_index_has_the_chinese_too(built):
+    text = (built / "search" / "search_index.js").read_text(encoding="utf-8")
+    assert text.removeprefix("var __index = ") == (built / "search" / "search_index.json").read_text(encoding="utf-8")
+
+
+def test_each_chinese_substring_begins_a_gram_and_tags_part_them():
+    entry = {"location": "a.html", "title": "微调 x", "text": "<p>一二三四五六七八九</p><p>十</p>"}
+    (made,) = site.with_chinese({"config": {"fields": {}}, "docs": [entry]})["docs"]
+    mark = site.MARK
+    short = [f"{'二三四五六七八九'[i:]}{mark}" for i in range(1, 8)]  # seven to one character
+    grams = {"一二三四五六七八", "二三四五六七八九", *short, f"十{mark}", f"微调{mark}", f"调{mark}"}
+    assert set(made["chinese"].split()) == grams
+    assert (made["title"], made["text"]) == (f"{mark}微调 x", f"<p>{mark}一二三四五六七八九</p><p>{mark}十</p>")
+
+
+# --- links of one page
+
+
+def shown(content, source="notebooks/02_b.ipynb"):
+    names = ("notebooks/01_a.ipynb", "notebooks/02_b.ipynb", "README.md")
+    files = Files([File(name, str(site.ROOT), "/site", use_directory_urls=False) for name in names])
+    return site.on_page_content(content, SimpleNamespace(file=files.get_file_from_path(source)), None, files)
+
+
+@pytest.mark.parametrize(
+    ("link", "expected"),
+    [
+        ('<a href="01_a.ipynb">x</a>', '<a href="01_a.ipynb">x</a>'),  # copied as it is: not a page without the plugin
+        ('<a href="../README.md#the-tree">x</a>', '<a href="../index.html#the-tree">x</a>'),
+        ('<a class="y" href="../README.md">x</a>', '<a class="y" href="../index.html">x</a>'),
+        ('<a href="../scripts/qa.py"><code>qa</code></a>', "<code>qa</code>"),
+        ('<a href="../scripts/absent.py">x</a>', '<a href="../scripts/absent.py">x</a>'),
+        ('<a href="#words">x</a>', '<a href="#words">x</a>'),
+        ('<a href="https://example.org/README.md">x</a>', '<a href="https://example.org/README.md">x</a>'),
+    ],
+)
+def test_a_link_leads_to_the_page_or_becomes_text_where_the_file_is_no_page(link, expected):
+    assert shown(LOADERS + link) == expected
+
+
+def test_a_notebook_whose_loaders_are_not_found_is_an_error_that_names_it():
+    with pytest.raises(ValueError, match=r"notebooks/02_b\.ipynb: nbconvert's MathJax and Mermaid found 0 times"):
+        shown("<p>no loaders</p>")
+
+
+# --- the checker
+
+
+@pytest.fixture
+def toy(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "a b.html").write_text(
+        '<h1 id="top">A</h1><a href="sub/c.html#here">ok</a><a href="#top">ok</a><a href="https://example.org">out</a>'
+        '<a href="mailto:a@example.org">ok</a><img src="data:image/png;base64,AA">',
+        encoding="utf-8",
+    )
+    (tmp_path / "sub" / "c.html").write_text(
+        '<p id="here">C</p><a href="../a%20b.html?h=x#top">ok</a>', encoding="utf-8"
+    )
+    return tmp_path
+
+
+def test_a_whole_site_is_counted_and_its_external_links_are_listed(toy):
+    assert site.check(toy) == site.Checked(["a b.html", "sub/c.html"], 3, {"https://example.org"}, [])
+
+
+@pytest.mark.parametrize(
+    ("planted", "wrong"),
+    [
+        ('<a href="gone.html">x</a>', ("gone.html", "no such file in the site")),
+        ('<a href="..">x</a>', ("..", "no such file in the site")),
+        ('<a href="c.html#gone">x</a>', ("c.html#gone", "no such anchor on that page")),
+        ('<a href="#gone">x</a>', ("#gone", "no such anchor on that page")),
+        ('<img srcset="gone.png 2x">', ("gone.png", "no such file in the site")),
+        ('<a href="/sub/c.html">x</a>', ("/sub/c.html", "absolute, but the site may lie anywhere")),
+        ('<script src="https://example.org/a.js"></script>', ("https://example.org/a.js", "loads from outside")),
+        ('<link rel="stylesheet" href="//example.org/a.css">', ("//example.org/a.css", "loads from outside")),
+        ("<style>p { background: url('http://example.org/a.png') }</style>", ("http://example.org/a.png", "loads")),
+    ],
+)
+def test_a_planted_fault_is_found(toy, planted, wrong):
+    with (toy / "sub" / "c.html").open("a", encoding="utf-8") as file:
+        file.write(planted)
+    ((page, link, why),) = site.check(toy).broken
+    assert (page, link) == ("sub/c.html", wrong[0])
+    assert why.startswith(wrong[1])
+
+
+def test_a_font_that_a_style_sheet_takes_from_outside_is_found(toy):
+    (toy / "a.css").write_text('@import "https://example.org/font.css"; p { color: red }', encoding="utf-8")
+    assert site.check(toy).broken == [("a.css", "https://example.org/font.css", "loads from outside the site")]
+
+
+def test_the_command_fails_with_the_list_of_broken_links(toy, monkeypatch, capsys):
+    monkeypatch.setattr(site, "build", lambda folder: (folder / "d.html").write_text('<a href="gone.html">x</a>'))
+    assert site.main(toy) == 1
+    out, err = capsys.readouterr()
+    assert err == "d.html: gone.html: no such file in the site\n"
+    assert "3 pages, 4 links checked" in out
+    assert out.endswith("1 broken links\n")
+
+
+# --- in a browser, from file://
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+    if not (CHROMIUM and DRIVER):
+        pytest.skip("chromium and chromedriver are not both installed")
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in (*FLAGS.split(), f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+def requested(browser):
+    """Addresses asked for since the last call."""
+    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    return [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_no_page_scrolls_sideways_or_asks_the_network(built, browser, width):
+    device = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", device)
+    browser.get("about:blank")
+    requested(browser)
+    widths = {}
+    for path in sorted(built.rglob("*.html")):
+        browser.get(path.as_uri())
+        widths[path.name] = browser.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
+    assert {name: pair for name, pair in widths.items() if pair[0] > pair[1]} == {}
+    assert {pair[1] for pair in widths.values()} == {width}
+    addresses = requested(browser)
+    assert len(addresses) > len(widths)
+    assert [address for address in addresses if not address.startswith(("file:", "data:"))] == []
+
+
+def test_the_search_finds_the_middle_of_a_chinese_word_and_only_its_pages(built, browser):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    pages = {entry["location"].split("#")[0] for entry in entries_with(built, "德")}
+    assert pages
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    browser.get((built / "index.html").as_uri())
+    requested(browser)
+    browser.execute_script("document.querySelector('#__search').click()")
+    browser.find_element(By.CSS_SELECTOR, "input.md-search__input").send_keys("德")
+
+    def hits(driver):
+        links = driver.find_elements(By.CSS_SELECTOR, ".md-search-result__link")
+        addresses = [link.get_attribute("href") for link in links]
+        return {address.split("?")[0].removeprefix(built.as_uri() + "/") for address in addresses}
+
+    found = WebDriverWait(browser, 60).until(hits)
+    assert found == pages
+    assert [address for address in requested(browser) if address.startswith(("http", "ws"))] == []
+
+
+def entries_with(folder, text):
+    index = json.loads((folder / "search" / "search_index.json").read_text(encoding="utf-8"))
+    return [entry for entry in index["docs"] if text in site.TAG.sub(" ", entry["title"] + " " + entry["text"])]
