@@ -9,7 +9,7 @@ TINY := unset HUPU_CSV $$(env | sed -n 's/^\(COOKBOOK_[A-Z0-9_]*\)=.*/\1/p'); ex
 # An environment that was not finished, was moved or copied with its folder, or lost its Python is built anew.
 ANEW := $(shell { test "$$(cat $(INSTALLED))" = "$$(pwd -P)" && $(VENV) -c ''; } 2>/dev/null || echo anew)
 
-.PHONY: help anew run test lint lab bench refresh clean
+.PHONY: help anew run launch chat serve site test lint lab bench refresh latest clean
 
 help:
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
@@ -28,12 +28,26 @@ run: $(INSTALLED)  ## execute the notebooks in order, with a page of each in out
 	@$(VENV) -m scripts.tiny_models
 	@$(VENV) -m tools.runner $(if $(NB),--nb "$(NB)")
 
+launch: $(INSTALLED)  ## a notebook in several processes: make launch NB=02 NPROC=2 [CONFIG=configs/fsdp.yaml] [OPTIONS=...]
+	@$(VENV) -m scripts.tiny_models
+	@$(VENV) -m tools.launcher --nb "$(NB)" --processes "$(or $(NPROC),2)" $(if $(CONFIG),--config "$(CONFIG)") $(OPTIONS)
+
+chat: $(INSTALLED)  ## a chat page for the merged model of 03, base beside tuned
+	@$(VENV) -m tools.chat_page $(OPTIONS)
+
+serve: $(INSTALLED)  ## the merged model of 03 for OpenAI's clients
+	@$(VENV) -m tools.serve $(OPTIONS)
+
+site: $(INSTALLED)  ## the notebooks and guides as a website in outputs/site, all links checked
+	@$(VENV) -m tools.site
+
 test: lint  ## lint, unit tests, and every notebook executed on the tiny profile
 	$(TINY) $(VENV) -m scripts.tiny_models
-	$(TINY) $(VENV) -m pytest tests --ignore=tests/runs
+	$(TINY) $(VENV) -m pytest -n auto --dist loadfile tests --ignore=tests/runs
 	rm -rf outputs/test
-	$(TINY) export COOKBOOK_OUTPUTS=outputs/test; $(VENV) -m pytest -x --nbmake --nbmake-kernel=python3 --nbmake-timeout=600 notebooks
-	$(TINY) $(VENV) -m pytest -x tests/runs
+	$(TINY) export COOKBOOK_OUTPUTS=outputs/test COOKBOOK_THREADS=1; \
+	  $(VENV) -m pytest -x -n auto --dist loadgroup --nbmake --nbmake-kernel=python3 --nbmake-timeout=900 notebooks
+	$(TINY) $(VENV) -m pytest -x -n auto --dist loadgroup tests/runs
 
 lint: $(INSTALLED)  ## ruff over all code, notebooks included
 	$(VENV) -m ruff check .
@@ -47,6 +61,9 @@ bench: $(INSTALLED)  ## speed: ours beside the slower ways, as a table of ratios
 
 refresh: $(INSTALLED)  ## take the executed copies of the last run into notebooks/
 	@$(VENV) -m tools.runner --refresh
+
+latest:  ## the same tests with the newest releases of everything; a report in outputs/latest/
+	@"$(PYTHON)" -m tools.latest
 
 clean:  ## delete outputs/ and models/, trained adapters included; .venv stays
 	rm -rf outputs models .pytest_cache .ruff_cache build *.egg-info

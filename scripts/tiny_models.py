@@ -13,12 +13,17 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import random
 import time
 from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 
 import torch
+from accelerate import PartialState
 from tokenizers import AddedToken
 from tqdm import tqdm
 from transformers import (
@@ -507,7 +512,8 @@ def _train(model, lessons: list[list[dict]], collate, recipe, label: str, bfloat
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, len(batches), pct_start=0.1)
     model.train()
-    for batch in tqdm(batches, desc=label, unit="step", leave=False, mininterval=0.5):
+    alone = multiprocessing.parent_process() is None  # bars of several models at once would overwrite each other
+    for batch in tqdm(batches, desc=label, unit="step", leave=False, mininterval=0.5, disable=not alone):
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             loss = model(**collate(batch)).loss
         loss.backward()
@@ -559,27 +565,48 @@ def checkpoint(name: str) -> str:
     """Where `from_pretrained` finds the model called `name`; a tiny model that is missing or out of date is built first.
 
     Anything that is not a tiny model's name, a Hub id or a folder, comes back as it is. A built model is kept in `models/` and
-    rebuilt when its recipe, its text or its alphabet changes.
+    rebuilt when its recipe, its text or its alphabet changes. It is built on one thread, so that its weights don't depend on how
+    many cores there are. Under `accelerate launch` the main process builds and the others wait.
     """
     if name not in BUILDERS:
         return name
     build, recipe = BUILDERS[name]
     folder = load_profile().models_dir / name
     made_of = fingerprint(recipe, *_made_of(recipe))
-    if not (folder / "recipe.json").exists() or read_json(folder / "recipe.json")["fingerprint"] != made_of:
-        started = time.monotonic()
-        model, tokenizer = build(recipe)
-        with atomic_folder(folder) as temporary:
-            model.save_pretrained(temporary)
-            tokenizer.save_pretrained(temporary)
-            write_json(temporary / "recipe.json", {"fingerprint": made_of, **asdict(recipe)})
-        print(f"built {shown(folder)} in {time.monotonic() - started:.0f} s: {model.num_parameters():,} parameters")
+    with PartialState().main_process_first():
+        if not (folder / "recipe.json").exists() or read_json(folder / "recipe.json")["fingerprint"] != made_of:
+            started = time.monotonic()
+            with _one_thread():
+                model, tokenizer = build(recipe)
+            with atomic_folder(folder) as temporary:
+                model.save_pretrained(temporary)
+                tokenizer.save_pretrained(temporary)
+                write_json(temporary / "recipe.json", {"fingerprint": made_of, **asdict(recipe)})
+            print(f"built {shown(folder)} in {time.monotonic() - started:.0f} s: {model.num_parameters():,} parameters")
     return str(folder)
 
 
-if __name__ == "__main__":  # `make run` and `make test` build what the profile needs before any notebook starts
-    quiet()
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def main() -> None:
+    """Build what the profile needs and is missing, a model on each core: what `make run` and `make test` begin with."""
     profile = load_profile()
-    torch.set_num_threads(profile.cpu_threads)
-    for model_name in (profile.causal_lm, profile.encoder, profile.reader, profile.scorer, profile.rater):
-        print(f"{model_name}: {shown(checkpoint(model_name)) if model_name in BUILDERS else 'not ours to build'}")
+    names = [profile.scorer, profile.reader, profile.rater, profile.causal_lm, profile.encoder]  # the slowest first
+    ours = [name for name in dict.fromkeys(names) if name in BUILDERS]
+    spawn = multiprocessing.get_context("spawn")  # torch's threads don't survive a fork
+    with ProcessPoolExecutor(profile.cpu_threads, mp_context=spawn, initializer=quiet) as pool:
+        for name, folder in zip(ours, pool.map(checkpoint, ours), strict=True):
+            print(f"{name}: {shown(folder)}")
+
+
+if __name__ == "__main__":
+    print("small models: building those that are missing takes some minutes")
+    main()

@@ -1,0 +1,312 @@
+"""What the libraries do today and the project leans on, where no module's own tests would notice; and the page that lists it all.
+
+These tests speak to the libraries alone. When one fails after a pin was moved, docs/recent_behaviour.md says who relies on it.
+"""
+
+import ast
+import copy
+import re
+import warnings
+
+import evaluate
+import nbformat
+import numpy as np
+import pytest
+import torch
+import transformers
+import trl
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
+from torch.utils.data import SequentialSampler
+from transformers import Qwen2Config, Qwen2ForCausalLM, Trainer, TrainingArguments, set_seed
+
+from scripts import scoring
+from scripts.profiles import ROOT
+
+
+@pytest.fixture
+def model():
+    set_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = Qwen2Config(
+        vocab_size=40, num_key_value_heads=1, initializer_range=0.3, tie_word_embeddings=False, **sizes
+    )
+    return Qwen2ForCausalLM(config).eval()
+
+
+class Line(torch.nn.Module):
+    """y = slope * x, the smallest thing that Trainer trains."""
+
+    def __init__(self):
+        super().__init__()
+        self.slope = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, input_ids, labels):
+        return {"loss": ((self.slope * input_ids - labels) ** 2).mean(), "logits": input_ids.sum(1, keepdim=True)}
+
+
+def training_of_lines(folder, trainer=Trainer, rows=None, **settings):
+    """A trainer of `Line` that takes 20 steps, one row each, unless the settings say otherwise."""
+    rows = rows or [{"input_ids": [1], "labels": [2.0]}] * 20
+    usual = {"num_train_epochs": 1, "per_device_train_batch_size": 1, "report_to": [], "save_strategy": "no"}
+    arguments = TrainingArguments(folder, use_cpu=True, disable_tqdm=True, **usual | settings)
+    return trainer(Line(), arguments, train_dataset=rows, eval_dataset=rows)
+
+
+# --- the model's head on some positions
+
+
+def test_a_boolean_mask_keeps_the_marked_positions_in_one_flat_row(model):
+    ids = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])
+    marked = torch.tensor([[False, True, False, True], [True, False, False, False]])
+    seen = []
+    hook = model.lm_head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
+    with torch.no_grad(), hook:
+        flat = model(ids, logits_to_keep=marked, use_cache=False).logits
+    whole = model(ids).logits[marked].detach()
+    assert flat.shape == (3, 40) and torch.allclose(flat, whole, atol=1e-6)
+    assert seen == [(3, 16)], "the head runs on the marked positions alone"
+
+
+def test_an_adapter_on_the_head_learns_from_marked_positions(model):
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["lm_head"], init_lora_weights=False))
+    marked = torch.tensor([[False, True, True, False]])
+    ids, targets = torch.tensor([[5, 6, 7, 8]]), torch.tensor([7, 8])
+    loss = adapted(ids, logits_to_keep=marked, shift_labels=targets, labels=ids, use_cache=False).loss
+    by_hand = torch.nn.functional.cross_entropy(adapted(ids).logits[marked], targets)
+    assert loss.item() == pytest.approx(by_hand.item(), abs=1e-6)
+    loss.backward()
+    gradients = [weight.grad.abs().max() for name, weight in adapted.named_parameters() if "lora_" in name]
+    assert len(gradients) == 2 and min(gradients) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("config", "setting"),
+    [
+        ("Gemma2Config", "final_logit_softcapping"),
+        ("RecurrentGemmaConfig", "logits_soft_cap"),
+        ("CohereConfig", "logit_scale"),
+        ("GraniteConfig", "logits_scaling"),
+        ("FalconH1Config", "lm_head_multiplier"),
+    ],
+)
+def test_models_that_change_their_logits_say_so_under_these_names(config, setting):
+    assert getattr(getattr(transformers, config)(), setting), "a value that is not 0 or None"
+    assert setting in scoring.LOGITS_CHANGED
+
+
+# --- trl
+
+
+def test_sft_trainer_refuses_an_adapter_on_the_head(model, tokenizer, tmp_path):
+    """So the article's recipe runs under plain Trainer; were it taken one day, both could be compared under one trainer."""
+    rows = Dataset.from_list([{"input_ids": [5, 6, 7], "labels": [-100, 6, 7]}] * 2)
+    prepared = {"dataset_kwargs": {"skip_prepare_dataset": True}}
+    arguments = trl.SFTConfig(
+        tmp_path, use_cpu=True, bf16=False, gradient_checkpointing=False, report_to=[], **prepared
+    )
+
+    def trainer(*targets):
+        adapted = get_peft_model(copy.deepcopy(model), LoraConfig(target_modules=list(targets), task_type="CAUSAL_LM"))
+        return trl.SFTTrainer(adapted, args=arguments, train_dataset=rows, processing_class=tokenizer)
+
+    trainer("q_proj")
+    with pytest.raises(ValueError, match="`lm_head` is not supported"):
+        trainer("q_proj", "lm_head")
+
+
+def test_sft_config_turns_on_what_we_turn_off_and_lets_us(tmp_path):
+    default = trl.SFTConfig(tmp_path, use_cpu=True)
+    assert default.bf16 and default.gradient_checkpointing
+    ours = trl.SFTConfig(tmp_path, use_cpu=True, bf16=False, gradient_checkpointing=False)
+    assert not ours.bf16 and not ours.gradient_checkpointing
+
+
+# --- Trainer's settings
+
+
+@pytest.mark.parametrize(("warmup", "rising"), [(0.2, 4), (2, 2), (0, 0)])
+def test_warmup_steps_below_one_are_a_share_of_all_steps(tmp_path, warmup, rising):
+    run = training_of_lines(tmp_path, warmup_steps=warmup, logging_steps=1, learning_rate=1.0)
+    run.train()
+    rates = [log["learning_rate"] for log in run.state.log_history if "learning_rate" in log]
+    assert len(rates) == 20
+    assert int(np.argmax(rates)) == rising, "the rate of a step is logged with it: the first is the warm-up's beginning"
+
+
+def test_evaluations_at_a_share_of_the_steps_and_the_best_by_a_name_without_prefix(tmp_path):
+    """Notebook 05 evaluates at sixths, and keeps the checkpoint that is best by `exact`, not `eval_exact`."""
+    exact = iter([3.0, 9.0, 5.0, 4.0])
+    by = {"eval_strategy": "steps", "eval_steps": 0.25, "save_strategy": "steps", "save_steps": 0.25}
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "exact", "greater_is_better": True}
+    run = training_of_lines(tmp_path, learning_rate=0.01, **by, **best)
+    run.compute_metrics = lambda _: {"exact": next(exact)}
+    run.train()
+    assert [log["step"] for log in run.state.log_history if "eval_exact" in log] == [5, 10, 15, 20]
+    assert run.state.best_metric == 9.0 and run.state.best_model_checkpoint.endswith("checkpoint-10")
+    slopes = [load_file(tmp_path / f"checkpoint-{step}" / "model.safetensors")["slope"] for step in (10, 20)]
+    assert run.model.slope.tolist() == slopes[0].tolist() != slopes[1].tolist()
+
+
+class InOrder(Trainer):
+    """As notebook 05 has it."""
+
+    def _get_eval_sampler(self, eval_dataset):
+        return SequentialSampler(eval_dataset)
+
+
+@pytest.mark.parametrize(("trainer", "in_order"), [(Trainer, False), (InOrder, True)])
+def test_group_by_length_shuffles_the_evaluation_unless_its_sampler_is_replaced(tmp_path, trainer, in_order):
+    rows = [{"input_ids": [1] * length, "labels": [1.0] * length} for length in (3, 9, 1, 7, 5, 2, 8, 4)]
+    settings = {"train_sampling_strategy": "group_by_length", "per_device_eval_batch_size": 1}
+    run = training_of_lines(tmp_path, trainer, rows, **settings)
+    sums = run.predict(rows).predictions.ravel().tolist()
+    assert sorted(sums) == [1, 2, 3, 4, 5, 7, 8, 9]
+    assert (sums == [3, 9, 1, 7, 5, 2, 8, 4]) is in_order
+
+
+def test_bf16_on_a_cpu_computes_in_bfloat16_and_keeps_the_weights_in_float32(model, tmp_path):
+    """Notebook 05 trains so on any machine."""
+    rows = [{"input_ids": [5, 6, 7], "labels": [5, 6, 7]}] * 2
+    arguments = TrainingArguments(
+        tmp_path, bf16=True, use_cpu=True, max_steps=1, report_to=[], save_strategy="no", disable_tqdm=True
+    )
+    computed = set()
+    projection = model.model.layers[0].self_attn.q_proj
+    hook = projection.register_forward_hook(lambda _, inputs, output: computed.add(output.dtype))
+    with hook:
+        Trainer(model, arguments, train_dataset=rows).train()
+    assert computed == {torch.bfloat16}
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+
+
+def test_what_evaluate_returns_and_logs_beside_the_loss_stands_in_the_log(tmp_path):
+    """Notebook 07 adds its error to Trainer's own evaluation, and reads it in `log_history`."""
+
+    class Rater(Trainer):
+        def evaluate(self, *args, **kwargs):
+            measured = super().evaluate(*args, **kwargs) | {"eval_mae": 0.5}
+            self.log({"eval_mae": 0.5})
+            return measured
+
+    run = training_of_lines(tmp_path, Rater, eval_strategy="steps", eval_steps=10)
+    run.train()
+    logged = [(log["step"], log.get("eval_mae")) for log in run.state.log_history if "eval_mae" in log]
+    assert logged == [(10, 0.5), (20, 0.5)]
+
+
+# --- tokenizers and notes
+
+
+def test_a_chat_template_gives_a_dict_of_ids_unless_told_otherwise(tokenizer):
+    question = [{"role": "user", "content": "钟离"}]
+    ids = tokenizer.apply_chat_template(question, return_dict=False)
+    assert isinstance(ids, list) and all(isinstance(token, int) for token in ids)
+    assert tokenizer.apply_chat_template(question)["input_ids"] == ids
+
+
+def test_peft_notes_a_saved_embedding_in_the_words_that_quiet_knows(model, tmp_path):
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["embed_tokens"]))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        adapted.save_pretrained(tmp_path)
+    assert [note for note in told if str(note.message).startswith("Setting `save_embedding_layers`")]
+
+
+# --- the page
+
+PAGE = ROOT / "docs" / "recent_behaviour.md"
+LINES = PAGE.read_text(encoding="utf-8").splitlines() if PAGE.exists() else []
+ROWS = [line for line in LINES if re.match(r"\| (?!what we)[^-]", line)]
+CODE = [path for room in ("scripts", "tools", "bench") for path in sorted((ROOT / room).glob("*.py"))]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def test_every_row_says_what_since_when_where_and_which_test_would_notice():
+    assert len(ROWS) > 30
+    for row in ROWS:
+        cells = [cell.strip() for cell in row.strip("|").split(" | ")]
+        assert len(cells) == 4 and all(cells), row
+        assert re.search(r"`(scripts|notebooks|bench|tools)/\w+\.(py|ipynb)`", cells[2]), row
+        assert re.search(r"`tests/[\w/]+\.py::\w+`", cells[3]), row
+
+
+def test_every_file_and_test_that_the_page_names_exists():
+    named = re.findall(r"`((?:scripts|notebooks|bench|tools|tests|data)/[\w./]+?)(?:::(\w+))?`", "\n".join(ROWS))
+    assert named
+    for file, test in named:
+        assert (ROOT / file).is_file(), file
+        if test:
+            tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+            assert test in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, f"{file}::{test}"
+
+
+def sources():
+    """(file, source) of every module and notebook that a reader runs."""
+    for path in CODE:
+        yield path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")
+    for path in NOTEBOOKS:
+        cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+        yield path.relative_to(ROOT).as_posix(), "\n".join(cells)
+
+
+NAMEDTUPLES = {"_replace", "_asdict", "_fields", "_make"}  # documented, for all their underscore
+
+
+def private(name):
+    return re.match(r"_[a-z]", name) and name not in NAMEDTUPLES
+
+
+def private_names_of_libraries(source, ours):
+    """Names with an underscore in `source` that belong to a library: read from its objects, imported, or overridden in a subclass.
+
+    `ours`: the functions and classes that the project itself defines.
+    """
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and private(node.attr) and node.attr not in ours:
+            if not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")):
+                found.add(node.attr)
+        elif isinstance(node, ast.ImportFrom):
+            found |= {alias.name for alias in node.names if private(alias.name) and alias.name not in ours}
+        elif isinstance(node, ast.ClassDef):
+            bases = [base for base in map(library_class, node.bases) if base]
+            methods = [child.name for child in node.body if isinstance(child, ast.FunctionDef) and private(child.name)]
+            found |= {name for name in methods if any(hasattr(base, name) for base in bases)}
+    return found
+
+
+def library_class(base):
+    """The class that a base such as `Trainer` or `evaluate.Metric` names, where a library has it."""
+    name = ast.unparse(base).rpartition(".")[2]
+    return next((getattr(package, name) for package in (transformers, trl, evaluate) if hasattr(package, name)), None)
+
+
+def own_functions():
+    """Names of the functions and classes at the top of the project's modules, which one may use from another."""
+    trees = [ast.parse(source) for file, source in sources() if file.endswith(".py")]
+    return {node.name for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+
+
+def test_every_private_name_of_a_library_has_a_row_with_its_file():
+    ours, missing = own_functions(), []
+    for file, source in sources():
+        for name in sorted(private_names_of_libraries(source, ours)):
+            if not any(f"`{name}`" in row and f"`{file}`" in row for row in ROWS):
+                missing.append(f"{name} in {file}")
+    assert not missing, "give each a row in docs/recent_behaviour.md, with a test that would notice its loss"
+
+
+def test_a_private_name_of_a_library_is_told_from_ours():
+    source = """
+from somewhere import _hidden, shown
+class A(Trainer):
+    def _get_eval_sampler(self, dataset): return self._mine
+    def _helper(self): pass
+class B(A):
+    def _other(self): return self._scorer._model
+value = module._ours(thing.config._attn_implementation)
+"""
+    found = private_names_of_libraries(source, ours={"_ours"})
+    assert found == {"_hidden", "_get_eval_sampler", "_model", "_attn_implementation"}
