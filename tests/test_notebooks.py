@@ -127,7 +127,7 @@ def test_versions_are_pinned_in_requirements_and_nowhere_else():
 
 
 def project_files():
-    for pattern in ("*.md", "*.toml", "Makefile", ".ci/*", ".github/**/*.yml", "*/*.md", "scripts/*.py", "bench/*.py"):
+    for pattern in ("*.md", "*.toml", "Makefile", ".ci/*", ".github/**/*.yml", "*/*.md", "configs/*.yaml", "*.yml", "scripts/*.py", "tools/*.py", "bench/*.py"):
         yield from ROOT.glob(pattern)
 
 

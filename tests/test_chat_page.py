@@ -1,0 +1,484 @@
+"""The chat page: it answers as `generation.answer` does, refuses what it should, shows text as text, and keeps users apart.
+
+One server and one browser for the file. The browser's tests skip where Chromium or its driver is missing.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from urllib.parse import urlsplit
+
+import pytest
+import torch
+from gradio_client import Client
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM, set_seed
+
+from scripts import chat, generation
+from scripts.profiles import ROOT, load_profile
+from scripts.tiny_models import checkpoint
+from tools import chat_page
+from tools.chat_page import Asked, Model, Page, Settings, Turn, check, conversation, respond, stream
+
+QUESTIONS = ["钟离来自哪里？", "请问，温迪先生，他使用的是什么元素？", "刻晴的性格", "凝光的职务是什么"]
+GREEDY = Settings(temperature=0, max_new_tokens=40, max_seconds=60)
+CHROMIUM, DRIVER = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
+PATIENCE = 90  # seconds; the machine may be busy
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """(model, tokenizer): the tiny causal LM."""
+    folder = checkpoint("tiny-causal-lm")
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), AutoTokenizer.from_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def endless(tokenizer):
+    """Random weights, which never end an answer by themselves; `passes` counts how often they were used."""
+    set_seed(0)
+    model = Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=len(tokenizer),
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+        )
+    ).eval()
+    model.passes = 0
+
+    def count(*_):
+        model.passes += 1
+
+    model.register_forward_hook(count)
+    return model
+
+
+def alone(tiny, questions, **settings):
+    """What `generation.answer` says, one question at a time."""
+    rows = generation.answer(*tiny, questions, batch_size=1, **{"max_new_tokens": 40, **settings})
+    return [row["prediction"] for row in rows]
+
+
+# ----- the answer
+
+
+def test_the_streamed_text_grows_and_ends_as_the_notebooks_answer(tiny):
+    for question, expected in zip(QUESTIONS, alone(tiny, QUESTIONS), strict=True):
+        *growing, (text, note) = stream(*tiny, question, GREEDY)
+        texts = [part for part, _ in growing]
+        assert text == expected and len(set(texts)) > 2
+        assert all(later.startswith(earlier) for earlier, later in zip(texts, [*texts[1:], text], strict=True))
+        assert {note for _, note in growing} == {"writing"}
+        assert note.startswith("greedy, ≤ 40 tokens · ") and note.endswith(" · ended by its end token")
+    assert len(set(alone(tiny, QUESTIONS))) > 2, "it says different things, or this proves little"
+
+
+def test_the_token_limit_cuts_as_in_the_notebooks_and_is_named(tiny):
+    *_, (text, note) = stream(*tiny, QUESTIONS[0], Settings(0, 3, 60))
+    assert text == alone(tiny, QUESTIONS[:1], max_new_tokens=3)[0]
+    assert "≤ 3 tokens · 3 in " in note and note.endswith("ended by the token limit")
+
+
+def test_the_time_limit_stops_after_the_token_at_work_and_is_named(endless, tokenizer):
+    *_, (_, note) = stream(endless, tokenizer, QUESTIONS[0], Settings(0, 500, 0))
+    assert " · 1 in " in note and note.endswith("ended by the time limit (0 s)")
+
+
+def test_stop_ends_an_answer_and_is_named(endless, tokenizer):
+    flag = threading.Event()
+    answer = stream(endless, tokenizer, QUESTIONS[0], Settings(0, 30_000, 600), flag)
+    next(answer)
+    flag.set()
+    assert list(answer)[-1][1].endswith("ended by Stop")
+
+
+def test_closing_the_iterator_as_a_closed_page_does_ends_the_generation(endless, tokenizer):
+    endless.passes = 0
+    answer = stream(endless, tokenizer, QUESTIONS[0], Settings(0, 30_000, 600))
+    next(answer)
+    answer.close()
+    used = endless.passes
+    assert 0 < used < 30_000
+    list(stream(endless, tokenizer, QUESTIONS[0], Settings(0, 2, 60)))
+    assert endless.passes == used + 2, "the closed one went on"
+
+
+def test_sampling_uses_the_whole_vocabulary_whatever_the_checkpoint_prefers(endless, tokenizer):
+    own = endless.generation_config
+    own.do_sample, own.top_k, own.top_p = True, 1, 0.01
+    hot = Settings(2, 8, 60)
+    said = {list(stream(endless, tokenizer, QUESTIONS[0], hot))[-1][0] for _ in range(4)}
+    assert len(said) > 1 and str(hot) == "temperature 2, ≤ 8 tokens"
+    greedy = {list(stream(endless, tokenizer, QUESTIONS[0], Settings(0, 8, 60)))[-1][0] for _ in range(4)}
+    assert len(greedy) == 1
+
+
+def test_a_think_part_is_not_shown_as_the_answer(tokenizer):
+    def generate(input_ids, streamer, **_):
+        streamer.put(input_ids)
+        new = torch.tensor(tokenizer("<think>岩</think>雷")["input_ids"] + [tokenizer.eos_token_id])
+        for token in new:
+            streamer.put(token[None])
+        streamer.end()
+        return torch.cat([input_ids, new[None]], dim=1)
+
+    model = SimpleNamespace(generate=generate, device="cpu", config=SimpleNamespace(max_position_embeddings=512))
+    parts = list(stream(model, tokenizer, QUESTIONS[0], GREEDY))
+    assert ("", "thinking") in parts and parts[-1][0] == "雷"
+    assert all("岩" not in text for text, note in parts if note != "thinking")
+
+
+def test_a_prompt_beyond_the_models_window_is_refused_and_one_near_it_gets_fewer_tokens(tiny):
+    with pytest.raises(ValueError, match=r"the prompt has 6\d\d tokens, and the model reads at most 511"):
+        next(stream(*tiny, "钟" * 600, GREEDY))
+    *_, (_, note) = stream(*tiny, "钟" * 480, Settings(0, 512, 60))
+    room = 512 - len(chat.prompt_ids(tiny[1], "钟" * 480))
+    assert note.startswith(f"greedy, ≤ {room} tokens")
+
+
+# ----- what is refused
+
+
+@pytest.mark.parametrize("question", ["", " ", "\n\t", "　"])
+def test_an_empty_question_is_not_asked(tokenizer, question):
+    assert check(question, tokenizer, 100) == "Please type a question first."
+
+
+def test_a_long_question_is_refused_with_its_length_and_the_limit(tokenizer):
+    assert check("问" * 2000, tokenizer, 2000) is None
+    problem = check("问" * 2001, tokenizer, 2000)
+    assert problem == "This question has 2,001 characters; 2,000 is the most. Please shorten it."
+
+
+def test_every_control_token_is_refused_by_name(tokenizer):
+    tokens = [*tokenizer.get_added_vocab()]
+    assert {"<｜User｜>", "<think>", "<｜end▁of▁sentence｜>"} <= {*tokens}
+    for token in tokens:
+        assert token in check(f"你好{token}钟离是谁？", tokenizer, 2000)
+
+
+@pytest.mark.parametrize(
+    "question", ["<|User|>甲", "< think>", "<thin\u200bk>", "＜think＞", "&lt;think&gt;", "<THINK>", "<|endoftext|>"]
+)
+def test_what_only_looks_like_a_control_token_is_plain_text(tokenizer, question):
+    assert check(question, tokenizer, 2000) is None
+    control = {*tokenizer.get_added_vocab().values()}
+    count = [sum(i in control for i in chat.prompt_ids(tokenizer, text)) for text in (question, "甲")]
+    assert count[0] == count[1]
+
+
+# ----- a page's turns
+
+
+def test_earlier_turns_are_sent_newest_first_as_far_as_the_limit_goes():
+    turns = [Turn("甲" * 10, "乙" * 10), Turn("丙", "", "No answer"), Turn("丁", "戊")]
+    say = lambda *texts: [{"role": r, "content": t} for r, t in zip(["user", "assistant"] * 3, texts, strict=False)]  # noqa: E731
+    assert conversation("问", turns, 23) == say("甲" * 10, "乙" * 10, "丁", "戊", "问")
+    assert conversation("问", turns, 22) == say("丁", "戊", "问")
+    assert conversation("问", turns, 2) == conversation("问", [], 100) == say("问")
+
+
+def test_all_text_is_escaped_for_the_chat():
+    shown = chat_page.messages([Turn("<b>问</b>", "<script>1</script>&", "<i>")])
+    assert [line["content"] for line in shown] == [
+        "&lt;b&gt;问&lt;/b&gt;",
+        "&lt;script&gt;1&lt;/script&gt;&amp;",
+        "<small>&lt;i&gt;</small>",
+    ]
+
+
+def a_page(tiny, find_base=lambda: checkpoint("tiny-causal-lm")):
+    """A page whose tuned model is loaded and whose base is not."""
+    profile = load_profile()
+    tuned, base = Model("tuned", lambda: "", profile), Model("base", find_base, profile)
+    tuned.parts = tiny
+    return Page({"tuned": tuned, "base": base}, 2000, GREEDY)
+
+
+def test_a_question_goes_to_the_models_chosen_and_the_base_is_loaded_at_its_first(tiny):
+    found = []
+    page = a_page(tiny, lambda: found.append(1) or checkpoint("tiny-causal-lm"))
+    _, _, asked, *_ = chat_page.ask(page, QUESTIONS[0], "tuned", 0, 40, False, None, [], [])
+    base, tuned = (list(respond(page.models[name], 2000, asked, [])) for name in ("base", "tuned"))
+    assert len(base) == 1 and not found and tuned[-1][1][0].text == alone(tiny, QUESTIONS[:1])[0]
+    for _ in range(2):
+        _, _, asked, *_ = chat_page.ask(page, QUESTIONS[1], "both", 0, 40, False, asked, [], [])
+        answers = {name: list(respond(page.models[name], 2000, asked, []))[-1][1][0].text for name in page.models}
+        assert answers == dict.fromkeys(["tuned", "base"], alone(tiny, QUESTIONS[1:2])[0])
+    assert found == [1]
+
+
+def test_the_switch_sends_earlier_turns_and_the_note_says_so(tiny):
+    page, turns = a_page(tiny), [Turn("钟离是谁？", "钟离来自璃月")]
+    three = [("user", "钟离是谁？"), ("assistant", "钟离来自璃月"), ("user", QUESTIONS[2])]
+    *_, (expected, _) = stream(*tiny, [{"role": role, "content": text} for role, text in three], GREEDY)
+    for switch, text in ((True, expected), (False, alone(tiny, QUESTIONS[2:3])[0])):
+        asked = Asked(QUESTIONS[2], GREEDY, switch, {"tuned": False})
+        last = list(respond(page.models["tuned"], 2000, asked, turns))[-1][1][-1]
+        assert last.text == text and last.note.endswith(" · earlier turns sent: 1") is switch
+
+
+def test_a_second_question_waits_for_the_first_ones_answer(tiny):
+    page = a_page(tiny)
+    _, _, asked, *_ = chat_page.ask(page, QUESTIONS[0], "tuned", 0, 40, False, None, [], [])
+    _, message, again, *_ = chat_page.ask(page, QUESTIONS[1], "tuned", 0, 40, False, asked, [], [])
+    assert "still being answered" in message.value and not isinstance(again, Asked)
+    list(respond(page.models["tuned"], 2000, asked, []))
+    assert isinstance(chat_page.ask(page, QUESTIONS[1], "tuned", 0, 40, False, asked, [], [])[2], Asked)
+
+
+def test_clear_forgets_the_answer_that_runs(endless, tokenizer, tiny):
+    page = a_page(tiny)
+    page.models["tuned"].parts = endless, tokenizer
+    asked = Asked(QUESTIONS[0], Settings(0, 30_000, 600), False, {"tuned": False})
+    answer = respond(page.models["tuned"], 2000, asked, [Turn("旧", "旧")])
+    while "writing" not in next(answer)[0][-1]["content"]:
+        pass
+    assert chat_page.clear(asked) == [None, [], [], [], []]
+    assert list(answer) == [([], [])]
+
+
+def test_an_error_becomes_the_note_and_the_next_question_is_answered(tiny, tokenizer):
+    def generate(**_):
+        raise torch.OutOfMemoryError("CUDA out of memory. <b>")
+
+    page = a_page(tiny)
+    page.models["tuned"].parts = SimpleNamespace(generate=generate, device="cpu", config=tiny[0].config), tokenizer
+    asked = Asked(QUESTIONS[0], GREEDY, False, {"tuned": False})
+    lines, turns = list(respond(page.models["tuned"], 2000, asked, []))[-1]
+    assert turns == [Turn(QUESTIONS[0], "", "No answer: OutOfMemoryError: CUDA out of memory. <b>")]
+    assert "CUDA out of memory. &lt;b&gt;" in lines[-1]["content"] and not asked.open
+    page.models["tuned"].parts = tiny
+    asked = Asked(QUESTIONS[0], GREEDY, False, {"tuned": False})
+    _, turns = list(respond(page.models["tuned"], 2000, asked, turns))[-1]
+    assert len(turns) == 2 and turns[1].text == alone(tiny, QUESTIONS[:1])[0]
+
+
+# ----- the command
+
+
+def test_without_a_merged_model_the_command_that_makes_it_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COOKBOOK_OUTPUTS", str(tmp_path))
+    assert chat_page.main([]) == 1
+    assert "merged holds no model (no config.json); `make run` trains it" in capsys.readouterr().err
+    assert chat_page.main(["--model", str(tmp_path / "nothing")]) == 1
+    assert "nothing holds no model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("host", "warned"),
+    [(host, False) for host in ("127.0.0.1", "127.0.0.2", "::1", "localhost")]
+    + [(host, True) for host in ("0.0.0.0", "::", "192.168.1.5", "box.example")],
+)
+def test_a_host_that_others_reach_is_warned_about_once_and_nothing_is_ever_shared(monkeypatch, capsys, host, warned):
+    def launch(self, **options):
+        launched.update(options)
+        raise OSError
+
+    launched = {}
+    monkeypatch.setattr(chat_page.gr.Blocks, "launch", launch)
+    assert chat_page.main(["--model", checkpoint("tiny-causal-lm"), "--host", host]) == 1
+    printed = capsys.readouterr().err
+    assert printed.count("no password") == warned and ":7860 is taken, or no address of this machine" in printed
+    assert (
+        launched["share"] is False and launched["server_name"].strip("[]") == host and launched["run_history"] is False
+    )
+    assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "0"
+
+
+# ----- the running page
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """The address of the program, started as its user starts it, with the tiny model as tuned and as base."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = tmp_path_factory.mktemp("chat") / "log.txt"
+    folder, url = checkpoint("tiny-causal-lm"), f"http://127.0.0.1:{port}/"
+    command = [sys.executable, "-m", "tools.chat_page", "--model", folder, "--base", folder, "--port", str(port)]
+    with open(log, "w") as file:
+        process = subprocess.Popen(
+            command, cwd=ROOT, stdout=file, stderr=file, env={**os.environ, "HF_HUB_OFFLINE": "1"}
+        )
+    try:
+        deadline = time.monotonic() + PATIENCE
+        while "The chat page: " not in log.read_text():
+            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+            time.sleep(0.2)
+        yield url
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def asks(server, question, choice="tuned"):
+    """One visitor: the last two lines of the chat, answer and note, as a page of its own gets them."""
+    client = Client(server, verbose=False, analytics_enabled=False)
+    client.predict(question, choice, 0, 40, False, api_name="/ask")
+    lines = client.predict(api_name="/tuned")
+    return [line["content"][0]["text"] for line in lines][-2:]
+
+
+def test_four_visitors_at_once_get_the_answers_they_would_get_alone(server, tiny):
+    with ThreadPoolExecutor(4) as visitors:
+        answers = list(visitors.map(lambda question: asks(server, question), QUESTIONS))
+    assert [text for text, _ in answers] == alone(tiny, QUESTIONS)
+    assert all("ended by its end token" in note for _, note in answers)
+
+
+def test_after_an_error_the_server_answers_the_next_visitor(server, tiny):
+    assert "No answer: ValueError: the prompt has" in asks(server, "钟" * 600)[1]
+    assert asks(server, QUESTIONS[0])[0] == alone(tiny, QUESTIONS[:1])[0]
+
+
+def test_the_page_as_served_names_no_script_style_or_font_elsewhere(server):
+    page = urllib.request.urlopen(server).read().decode()
+    theme = urllib.request.urlopen(f"{server}theme.css").read().decode()
+    assert "googleapis" not in page + theme and "cdnjs" not in page + theme
+    assert "url(http" not in theme and "@import" not in theme and 'src="http' not in page
+
+
+@pytest.fixture(scope="module")
+def browser(server, tmp_path_factory):
+    """Headless Chromium that records its requests."""
+    if not (CHROMIUM and DRIVER):
+        pytest.skip(f"no {'chromedriver' if CHROMIUM else 'Chromium'} on this machine")
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    flags = "headless=new no-sandbox disable-gpu disable-quic no-first-run disable-background-networking"
+    for flag in f"{flags} disable-component-update disable-sync window-size=1100,1000".split():
+        options.add_argument(f"--{flag}")
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('chromium')}")
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture
+def page(browser, server):
+    """The browser with a new page open and ready."""
+    browser.get(server)
+    until(browser, lambda: browser.find_elements(By.CSS_SELECTOR, "#question textarea"))
+    return browser
+
+
+def until(browser, condition):
+    """Wait for a condition; stale elements, which a page that redraws leaves behind, count as not yet."""
+    return WebDriverWait(browser, PATIENCE, 0.1).until(lambda _: condition())
+
+
+def text_of(page, name):
+    return page.execute_script(f"return document.querySelector('#chat-{name}')?.innerText ?? ''")
+
+
+def type_and_ask(page, question, *names):
+    """Ask in the page; wait until each of `names` has ended one more answer."""
+    before = {name: text_of(page, name).count("ended by") for name in names}
+    page.find_element(By.CSS_SELECTOR, "#question textarea").send_keys(question)
+    page.find_element(By.CSS_SELECTOR, "#ask").click()
+    for name in names:
+        until(page, lambda name=name: text_of(page, name).count("ended by") > before[name])
+
+
+def choose(page, choice):
+    labels = page.find_elements(By.CSS_SELECTOR, "#choice label")
+    next(label for label in labels if label.text.strip() == choice).click()
+    shown = {"tuned", "base"} if choice == "both" else {choice}
+    visible = "return [...document.querySelectorAll('[id^=chat-]')].filter(e => e.offsetParent).map(e => e.id.slice(5))"
+    until(page, lambda: {*page.execute_script(visible)} == shown)
+
+
+def test_in_the_browser_text_grows_until_it_is_the_answer(page, tiny):
+    page.execute_script(
+        "window.seen = []; const chat = document.querySelector('#chat-tuned');"
+        "new MutationObserver(() => window.seen.push(chat.innerText))"
+        ".observe(chat, {subtree: true, childList: true, characterData: true})"
+    )
+    type_and_ask(page, QUESTIONS[1], "tuned")
+    [expected] = alone(tiny, QUESTIONS[1:2])
+    parts = [text for text in page.execute_script("return window.seen") if "writing" in text]
+    assert len({*parts}) > 2 and not any(expected in text for text in parts[:1])
+    assert f"\n{expected}\n" in text_of(page, "tuned")
+
+
+def test_in_the_browser_one_model_or_both_answer_side_by_side(page, tiny):
+    [expected] = alone(tiny, QUESTIONS[:1])
+    choose(page, "base")
+    type_and_ask(page, QUESTIONS[0], "base")
+    choose(page, "both")
+    assert expected in text_of(page, "base") and expected not in text_of(page, "tuned")
+    type_and_ask(page, QUESTIONS[0], "tuned", "base")
+    assert text_of(page, "base").count(expected) == 2 and text_of(page, "tuned").count(expected) == 1
+    left, right = (page.find_element(By.ID, f"chat-{name}").rect for name in ("tuned", "base"))
+    assert left["y"] == right["y"] and left["x"] + left["width"] <= right["x"]
+
+
+def test_in_the_browser_markup_is_shown_as_text_and_never_runs(page):
+    hostile = "<script>window.ran = 1</script><img src=x onerror='window.ran = 2'><b>粗</b> **粗** $$x$$ {{7*7}} ${7*7}"
+    type_and_ask(page, hostile, "tuned")
+    assert hostile in text_of(page, "tuned")
+    assert page.execute_script("return window.ran ?? 'never'") == "never"
+    inside = "#chat-tuned :is(script, img, b, strong, .katex)"
+    assert not page.find_elements(By.CSS_SELECTOR, inside)
+
+
+@pytest.mark.parametrize(("question", "reason"), [("  ", "type a question"), ("<｜User｜>甲", "<｜User｜>")])
+def test_in_the_browser_a_refusal_is_shown_and_nothing_is_asked(page, question, reason):
+    type_and_ask(page, question)
+    until(page, lambda: page.find_elements(By.CSS_SELECTOR, "#message [role=alert]"))
+    assert reason in page.find_element(By.CSS_SELECTOR, "#message").text
+    assert "No question yet" in text_of(page, "tuned")
+
+
+def test_in_the_browser_clear_empties_the_chat_for_good(page):
+    type_and_ask(page, QUESTIONS[0], "tuned")
+    page.find_element(By.ID, "clear").click()
+    until(page, lambda: "No question yet" in text_of(page, "tuned"))
+    type_and_ask(page, QUESTIONS[2], "tuned")
+    assert QUESTIONS[0] not in text_of(page, "tuned") and QUESTIONS[2] in text_of(page, "tuned")
+
+
+def test_in_the_browser_no_request_leaves_this_machine(page, server):
+    page.get_log("performance")  # those before
+    page.get(server)
+    until(page, lambda: page.find_elements(By.CSS_SELECTOR, "#question textarea"))
+    type_and_ask(page, QUESTIONS[0], "tuned")
+    events = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
+    urls = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    urls += [e["params"]["url"] for e in events if e["method"] == "Network.webSocketCreated"]
+    parts = [urlsplit(url) for url in urls]
+    hosts = {part.hostname for part in parts if part.scheme in ("http", "https", "ws", "wss")}
+    assert server in urls and any("gradio_api" in url for url in urls) and hosts == {"127.0.0.1"}
+
+
+def test_in_the_browser_a_phone_needs_no_sideways_scrolling(page):
+    size = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    try:
+        choose(page, "both")
+        type_and_ask(page, "长" * 200 + "W" * 200, "tuned", "base")
+        width, inner = page.execute_script("return [document.documentElement.scrollWidth, window.innerWidth]")
+        assert width <= inner == 390
+        for name in ("tuned", "base"):
+            rect = page.find_element(By.ID, f"chat-{name}").rect
+            assert rect["x"] >= 0 and rect["x"] + rect["width"] <= 390
+    finally:
+        with contextlib.suppress(Exception):
+            page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
