@@ -11,9 +11,9 @@ from scripts.profiles import ROOT
 LAYERS = [
     "processes profiles",  # several processes as one; what a run is called and how big it is
     "artifacts",  # files that survive a kill
-    "dataset",  # character facts; the errors and the JSON of all data files
-    "squad",  # reading questions; how a file or a Hub id is found
-    "triplets hupu",  # instruction rows; ratings
+    "files",  # data files: found, decoded, parsed, refused
+    "dataset",  # character facts
+    "squad triplets hupu",  # reading questions; instruction rows; ratings
     "reading_text lesson_text hupu_text",  # data made up
     "hupu_lessons",  # lessons from the made-up ratings' words
     "chat",  # messages to ids

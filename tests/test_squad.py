@@ -10,7 +10,7 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from scripts import squad
-from scripts.dataset import DataError
+from scripts.files import DataError
 from scripts.squad import KINDS, OUTCOMES, Fault, check, load, near_copies, write
 
 CONTEXT = "阿兰是云梦的灯匠，石生是海州的船工。阿兰爱笑。"  # 阿兰 at 0 and 18, 灯匠 at 6, 石生 at 9, 船工 at 15
