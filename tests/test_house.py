@@ -20,8 +20,8 @@ LAYERS = [
     "qa collator",  # windows and answers; which tokens carry loss
     "augment",  # questions in other words, by what each asks for
     "planning",  # what a training will need
-    "generation scoring merging callbacks",  # a model asked, scored, merged, trained
-    "rating",  # scores read from a model
+    "generation likelihood merging callbacks",  # a model asked, believed, merged, trained
+    "scoring rating",  # what its likelihoods say of training rows; scores read from them
     "score_parsing metrics",  # what its answers are worth
     "tiny_models",  # the small models, made of nearly all above
 ]

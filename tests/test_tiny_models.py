@@ -26,9 +26,9 @@ from trl.chat_template_utils import deepseek_r1_distill_chat_template
 from scripts import chat, hupu, hupu_lessons, hupu_text, lesson_text, qa, reading_text, tiny_models
 from scripts.artifacts import read_json
 from scripts.dataset import expand, load_characters, load_templates
+from scripts.likelihood import completion_losses
 from scripts.metrics import BertScores
 from scripts.profiles import ROOT
-from scripts.scoring import completion_losses
 from scripts.tiny_models import (
     BERT,
     BUILDERS,
