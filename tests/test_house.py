@@ -23,10 +23,11 @@ LAYERS = [
     "generation likelihood merging callbacks",  # a model asked, believed, merged, trained
     "scoring rating",  # what its likelihoods say of training rows; scores read from them
     "score_parsing metrics",  # what its answers are worth
+    "metrics_qa metrics_numbers",  # the same, of a reader and of numbers
     "tiny_models",  # the small models, made of nearly all above
 ]
 # Functions that only their own module calls, public because a docstring or a column of the data names them.
-INSIDE = {"callbacks.tensorboard_folder", "dataset.template_id", "metrics.tokens"}
+INSIDE = {"callbacks.tensorboard_folder", "dataset.template_id"}
 
 
 def taken(code: str) -> set[str]:

@@ -64,7 +64,7 @@ def test_char_f1_by_hand():
 
 def test_f1_over_words_is_exact_match_in_chinese():
     predictions, references = ["火元素", "岩元素", "钟离来自璃月"], ["水元素", "岩元素", "钟离是璃月人"]
-    over_words = [metrics._f1(p.split(), r.split()) for p, r in zip(predictions, references, strict=True)]
+    over_words = [metrics.token_f1(p.split(), r.split()) for p, r in zip(predictions, references, strict=True)]
     assert over_words == metrics.exact_match(predictions, references).astype(float).tolist() == [0, 1, 0]
     assert (metrics.char_f1(predictions, references) > over_words).tolist() == [True, False, True]
 
