@@ -23,8 +23,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -46,6 +44,8 @@ from sklearn.metrics import (
 from sklearn.preprocessing import MultiLabelBinarizer
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
+
+from scripts.chinese import normalize, tokens
 
 NO_ANSWER = "none"  # the label of an answer that names no value, or more than one
 OTHER = "other"  # the label of an answer outside the known values
@@ -83,34 +83,6 @@ def _pair(predictions, references):
     predictions, references = checked_texts("predictions", predictions), checked_texts("references", references)
     check_same_length(predictions, references)
     return predictions, references
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Text
-# ---------------------------------------------------------------------------------------------------------------------
-def normalize(text: str) -> str:
-    """The form in which two texts are compared: what a reader would call "the same answer" becomes equal.
-
-    1. Unicode NFKC: full-width and half-width forms become one (，and , or ＡＢ and AB).
-    2. White space carries no meaning in Chinese: it goes, but for one space between two Latin words or numbers.
-    3. The full stops that end the answer (。 or .) go.
-
-    Nothing else: letter case and the other punctuation count.
-
-    >>> normalize(" 钟离， 来自璃月 。")
-    '钟离,来自璃月'
-    """
-    text = re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text))
-    return re.sub(r"(?<![A-Za-z0-9]) | (?![A-Za-z0-9])", "", text).rstrip("。.")
-
-
-def tokens(text: str) -> list[str]:
-    """What character F1 and ROUGE-L count: each Chinese character or mark, each run of Latin letters or digits.
-
-    >>> tokens("岩元素 level 90。")
-    ['岩', '元', '素', 'level', '90']
-    """
-    return re.findall(r"[A-Za-zÀ-ɏ0-9]+|\S", normalize(text))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -26,7 +26,8 @@ import evaluate
 import numpy as np
 from nltk.tokenize import NLTKWordTokenizer
 
-from scripts.metrics import check_same_length, checked_texts, normalize, token_f1, tokens
+from scripts.chinese import normalize, tokens
+from scripts.metrics import check_same_length, checked_texts, token_f1
 
 _QUOTES = "《》〈〉「」『』“”‘’\"'"  # say that a text is a title or a quotation, not what it is
 

@@ -19,7 +19,6 @@ fault is treated how.
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -33,6 +32,7 @@ from sklearn.feature_extraction.text import CountVectorizer
 from tabulate import tabulate
 
 from scripts.artifacts import write_json
+from scripts.chinese import fold_width
 from scripts.files import UNLIKELY, DataError, find_files, json_lines, load_hub, short, typed, whole_json
 from scripts.profiles import shown
 
@@ -66,11 +66,6 @@ RIGHT = (
     "or flat rows ([{id, context, question, answers}], JSON Lines too) are right"
 )
 BROKEN = re.compile("[\ufffd\ud800-\udfff]")  # the mark of a failed decoding; half of an emoji's pair
-WIDTHS = {
-    code: int(unicodedata.decomposition(chr(code)).split()[1], 16)
-    for code in (0x3000, *range(0xFF01, 0xFFEF))
-    if unicodedata.decomposition(chr(code)).startswith(("<wide>", "<narrow>"))
-}
 
 
 # ---------------------------------------------------------------- report
@@ -432,15 +427,6 @@ def _places(context: str, text: str) -> list[int]:
 
 def _listed(places: list[int]) -> str:
     return ", ".join(map(str, places[:5])) + (" …" if len(places) > 5 else "")
-
-
-def fold_width(text: str) -> str:
-    """Full-width and half-width forms as their plain ones, a character for a character, so that offsets stay.
-
-    >>> fold_width("ＡＢ，１２（ｶ）")
-    'AB,12(カ)'
-    """
-    return text.translate(WIDTHS)
 
 
 def _pairs(answers) -> list[tuple] | None:

@@ -9,16 +9,16 @@ from scripts.profiles import ROOT
 
 # A module imports only from lines above its own. To move one, move its word; a new one needs a place here.
 LAYERS = [
+    "chinese",  # what is known of Chinese text
     "processes profiles",  # several processes as one; what a run is called and how big it is
     "artifacts",  # files that survive a kill
     "files",  # data files: found, decoded, parsed, refused
     "dataset",  # character facts
-    "squad triplets hupu",  # reading questions; instruction rows; ratings
+    "squad augment triplets hupu",  # reading questions, and in other words; instruction rows; ratings
     "reading_text lesson_text hupu_text",  # data made up
     "hupu_lessons",  # lessons from the made-up ratings' words
     "chat",  # messages to ids
     "qa collator",  # windows and answers; which tokens carry loss
-    "augment",  # questions in other words, by what each asks for
     "planning",  # what a training will need
     "generation likelihood merging callbacks",  # a model asked, believed, merged, trained
     "scoring rating",  # what its likelihoods say of training rows; scores read from them
