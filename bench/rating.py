@@ -21,7 +21,7 @@ from transformers import Qwen2Tokenizer
 
 from bench import material
 from bench.timing import Line, clocked, interleaved, table
-from scripts import chat, generation, hupu, rating, scoring, tiny_models
+from scripts import chat, generation, hupu, likelihood, rating, tiny_models
 from scripts.profiles import ROOT, machine, quiet
 
 NEW_TOKENS = 4
@@ -120,10 +120,10 @@ def each_alone(model, tokenizer, questions: list[str]) -> np.ndarray:
 
 
 def each_in_batches(model, tokenizer, questions: list[str]) -> np.ndarray:
-    """The same, (questions, 101), by the project's own scoring."""
+    """The same, (questions, 101), by the project's own likelihoods."""
     candidates = candidates_of(tokenizer)
     prompts = [tuple(chat.prompt_ids(tokenizer, question)) for question in questions]
-    nats = scoring.token_nats(model, [(prompt, candidate) for prompt in prompts for candidate in candidates])
+    nats = likelihood.token_nats(model, [(prompt, candidate) for prompt in prompts for candidate in candidates])
     return -np.array([part.sum(dtype=np.float64) for part in nats]).reshape(len(questions), len(candidates))
 
 

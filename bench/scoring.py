@@ -33,6 +33,7 @@ from transformers import DataCollatorForSeq2Seq, Qwen2Tokenizer
 from bench import material
 from bench.timing import Line, clocked, interleaved, table
 from scripts import scoring, tiny_models
+from scripts.likelihood import Request
 from scripts.profiles import ROOT, machine, peak_memory_gib, quiet
 
 WINDOW = 2048  # tokens; the longest text of 1,000 rows has about 800
@@ -163,7 +164,7 @@ def asked_of(tokenizer, rows: list[dict]) -> list[dict]:
     return asked
 
 
-def distinct(asked: list[dict]) -> list[scoring.Request]:
+def distinct(asked: list[dict]) -> list[Request]:
     """All texts of all rows, each once."""
     single = [request for row in asked for name, request in row.items() if name != "pairs"]
     return list(dict.fromkeys(single + [request for row in asked for pair in row["pairs"] for request in pair]))
@@ -174,7 +175,7 @@ def tokens_of(tokenizer, rows: list[dict]) -> int:
     return sum(len(context) + len(target) for context, target in distinct(asked_of(tokenizer, rows)))
 
 
-def scores_of(asked: list[dict], loss: dict[scoring.Request, float]) -> pd.DataFrame:
+def scores_of(asked: list[dict], loss: dict[Request, float]) -> pd.DataFrame:
     """The scores from the mean nats per token of each text."""
     lines = []
     for row in asked:

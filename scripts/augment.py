@@ -17,8 +17,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from scripts.qa import question_kind
-from scripts.reading_text import common_characters
+from scripts.chinese import common_characters, question_kind
 
 PHRASES = ("what", "where", "when", "mood", "how many")  # a "why" or "other" answer doesn't fit another question
 ANSWERS = ("answers", "plausible_answers")

@@ -14,7 +14,8 @@ a rendered template with special tokens switched on doubles the BOS.
 from __future__ import annotations
 
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
-CLOSED_THINK = f"{THINK_OPEN}\n\n{THINK_CLOSE}\n\n"
+THINKING = f"{THINK_OPEN}\n"  # how a prompt ends that leaves the block open
+CLOSED_THINK = f"{THINKING}\n{THINK_CLOSE}\n\n"
 
 
 def prompt_text(tokenizer, messages: list[dict] | str) -> str:
@@ -26,9 +27,7 @@ def prompt_text(tokenizer, messages: list[dict] | str) -> str:
     messages = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
     _check(tokenizer, messages, last="user")
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    if text.endswith(f"{THINK_OPEN}\n"):
-        text += f"\n{THINK_CLOSE}\n\n"
-    return text
+    return text.removesuffix(THINKING) + CLOSED_THINK if text.endswith(THINKING) else text
 
 
 def prompt_ids(tokenizer, messages: list[dict] | str) -> list[int]:
@@ -99,11 +98,10 @@ def serving_template(tokenizer) -> str:
     block open comes back as it is.
     """
     question = [{"role": "user", "content": "甲"}]
-    if not tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True).endswith(
-        f"{THINK_OPEN}\n"
-    ):
+    if not tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True).endswith(THINKING):
         return tokenizer.chat_template
-    return tokenizer.chat_template + "{%- if add_generation_prompt %}{{ '\\n</think>\\n\\n' }}{% endif %}"
+    closing = repr(CLOSED_THINK.removeprefix(THINKING))
+    return tokenizer.chat_template + "{%- if add_generation_prompt %}{{ " + closing + " }}{% endif %}"
 
 
 def response_template(tokenizer) -> dict:

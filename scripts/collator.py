@@ -285,11 +285,6 @@ def _checked_marker(name: str, marker) -> list[int]:
     return list(marker)
 
 
-def _as_list(values) -> list[int]:
-    """A row's values as a list, also where the dataset is set to return tensors or arrays."""
-    return values if isinstance(values, list) else values.tolist()
-
-
 def _as_tensors(arrays: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
     """The same arrays as tensors."""
     return {name: torch.from_numpy(array) for name, array in arrays.items()}

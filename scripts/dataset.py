@@ -15,15 +15,15 @@ and an *answer form* is an answer without its facts, such as "{name}来自{value
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from datasets import Dataset, DatasetDict
 
+from scripts.files import DataError, json_lines, parse_json, read_text
 from scripts.profiles import shown
 
 ATTRIBUTES = {"性别": "gender", "国籍": "nation", "元素力": "element", "身份": "identity", "性格特征": "personality"}
@@ -44,10 +44,6 @@ IN_ANSWER = ("name", "value")
 PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 BRACES = re.compile(r"[{}｛｝]")  # the full-width pair is what a Chinese keyboard types
 ROLES = ("system", "user", "assistant")
-
-
-class DataError(ValueError):
-    """Data are wrong; the message names file, character (or line) and field, what is wrong and what would be right."""
 
 
 def english(text: str) -> str:
@@ -102,71 +98,8 @@ def load_rows(path: str | Path) -> list[dict]:
     return rows
 
 
-def read_text(path: str | Path) -> str:
-    """A file's text, with or without a byte order mark; DataError says where the first byte is that is not UTF-8."""
-    raw = Path(path).read_bytes()
-    try:
-        return raw.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        guess = "utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "gb18030"
-        hint = f"it reads as {guess.upper()}: save it as UTF-8" if _decodes(raw, guess) else "save it as UTF-8"
-        raise DataError(f"{shown(path)}: byte {error.start} (0x{raw[error.start]:02x}) is not UTF-8; {hint}") from None
-
-
-def _decodes(raw: bytes, encoding: str) -> bool:
-    try:
-        raw.decode(encoding)
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
 def _read_json(path: str | Path) -> dict:
     return parse_json(read_text(path), shown(path))
-
-
-class _Object(dict):
-    """A JSON object that remembers which keys stood in it more than once; a plain dict keeps the last one silently."""
-
-    def __init__(self, pairs: list[tuple]):
-        super().__init__(pairs)
-        self.repeated = [key for key, times in Counter(key for key, _ in pairs).items() if times > 1]
-
-
-def parse_json(text: str, file: str, first_line: int = 1):
-    """The value of a JSON text that begins at `first_line` of `file`; DataError for bad JSON and repeated keys."""
-    try:
-        value = json.loads(text, object_pairs_hook=_Object)
-    except json.JSONDecodeError as error:
-        line = first_line + error.lineno - 1
-        raise DataError(f"{file}: line {line}, column {error.colno}: not JSON ({error.msg})") from None
-    _refuse_repeats(value, file if first_line == 1 else f"{file}: line {first_line}")
-    return value
-
-
-def whole_json(text: str, file: str):
-    """The one value of a .json file's text, as `parse_json` gives it; JSON Lines in it are told apart."""
-    try:
-        return parse_json(text, file)
-    except DataError as error:
-        hint = "; one object a line is JSON Lines, whose files end in .jsonl" if "(Extra data)" in str(error) else ""
-        raise DataError(f"{error}{hint}") from None
-
-
-def json_lines(text: str, file: str) -> Iterator[tuple[int, object]]:
-    """(line number, value) of each line of a .jsonl file's text; DataError for an empty line, and as `parse_json`."""
-    for number, line in enumerate(text.removesuffix("\n").split("\n"), 1):
-        if not line.strip():
-            raise DataError(f"{file}: line {number}: empty; one JSON object a line is right")
-        yield number, parse_json(line, file, first_line=number)
-
-
-def _refuse_repeats(value, file: str, keys: tuple[str, ...] = ()) -> None:
-    for key in getattr(value, "repeated", ()):
-        raise DataError(f"{file}: {', '.join((*keys, key))}: stands more than once; once is right")
-    items = value.items() if isinstance(value, dict) else enumerate(value, 1) if isinstance(value, list) else ()
-    for key, item in items:
-        _refuse_repeats(item, file, (*keys, str(key)))
 
 
 # ---------------------------------------------------------------- check

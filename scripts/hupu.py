@@ -29,9 +29,8 @@ import pandas as pd
 from sklearn.model_selection import GroupShuffleSplit
 from tabulate import tabulate
 
-from scripts.dataset import DataError
+from scripts.files import UNLIKELY, DataError
 from scripts.profiles import shown
-from scripts.squad import UNLIKELY
 
 COLUMNS = ("Head", "Ids", "Introduce", "Title", "TitleHot", "TitleScore", "Comments", "Starts")
 REASONS = {  # why a row is left out; the first that applies, in this order

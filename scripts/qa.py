@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import html
 import operator
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -25,6 +24,7 @@ import torch
 from datasets import Dataset
 from tqdm import tqdm
 
+from scripts.chinese import question_kind
 from scripts.processes import gathered, sharing
 
 NULL = 0  # [CLS] is a window's first token; `features` makes sure of it
@@ -217,26 +217,6 @@ def highlight(context: str, start: int, end: int, as_html: bool = False) -> str:
         return f"{before}【{marked}】{after}"
     before, marked, after = (html.escape(part).replace("\n", "<br>") for part in (before, marked, after))
     return f"{before}<mark>{marked}</mark>{after}"
-
-
-KINDS = {  # the first that is found in the question, so 什么时候 comes before 什么
-    "who": "谁|哪位|何人|什么人|哪个人|哪些人|哪几位",
-    "why": "为什么|为何|为啥|什么原因|因何|何以",
-    "when": "什么时候|啥时候|何时|几时|几点|哪年|哪一年|哪天|哪一天|哪月|几月|几号|什么时间|什么年代|何年|何日",
-    "where": "哪里|哪儿|何处|何地|什么地方|啥地方|在哪|到哪|去哪|从哪|哪座|哪个地方|哪个城|哪个国家|何方",
-    "how many": "多少|几|多大|多久|多长|多高|多远|多重",
-    "mood": "心情|怎么样|怎样|如何|什么感受|什么感觉|情绪",
-    "what": "什么|啥|哪|何",
-}
-
-
-def question_kind(question: str) -> str:
-    """What a Chinese question asks for, by its interrogative: who, where, what, when, why, how many, mood (or manner) or other.
-
-    >>> [question_kind(q) for q in ("谁在冒险？", "什么时候出发？", "她买了什么？", "他在哪里？", "刻晴开心吗？")]
-    ['who', 'when', 'what', 'where', 'other']
-    """
-    return next((kind for kind, words in KINDS.items() if re.search(words, question)), "other")
 
 
 # --- logits to answers ------------------------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch.nn.functional import linear
 
-from scripts import chat, scoring
+from scripts import chat, likelihood
 from scripts.artifacts import fingerprint, journaled
 
 SCORES = tuple(tenths / 10 for tenths in range(101))  # 0.0, 0.1, ..., 10.0
@@ -116,7 +116,7 @@ def _inputs(prompts: list[tuple[int, ...]], tree: Tree) -> tuple[torch.Tensor, t
 
 def _logits(model, inputs: dict, nodes: int, tokens: torch.Tensor, constrained: bool) -> tuple:
     """Logits of `tokens` at the last `nodes` positions, (batch, nodes, tokens); the log of the whole vocabulary's sum, (batch, nodes)."""
-    if scoring.changes_logits(model):  # only the model's own forward pass knows how
+    if likelihood.changes_logits(model):  # only the model's own forward pass knows how
         logits = model(**inputs, logits_to_keep=nodes).logits.float()
         return logits[..., tokens], logits.logsumexp(-1)
     hidden, head = model.get_decoder()(**inputs).last_hidden_state[:, -nodes:], model.get_output_embeddings()
@@ -124,7 +124,7 @@ def _logits(model, inputs: dict, nodes: int, tokens: torch.Tensor, constrained: 
         return linear(hidden, head.weight[tokens], None if head.bias is None else head.bias[tokens]).float(), None
     parts = [
         (logits[:, tokens], logits.logsumexp(-1))
-        for logits in (head(some).float() for some in hidden.flatten(0, 1).split(scoring.HEAD_POSITIONS))
+        for logits in (head(some).float() for some in hidden.flatten(0, 1).split(likelihood.HEAD_POSITIONS))
     ]
     logits, total = (torch.cat(part) for part in zip(*parts, strict=True))
     return logits.view(*hidden.shape[:2], -1), total.view(hidden.shape[:2])
@@ -176,7 +176,7 @@ def distribution(
             "the tree's mask knows no window, so ask shorter questions"
         )
     batches = [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
-    made_of = fingerprint(scoring.weights(model), ordered, batch_size, tree.edges, tree.paths, constrained)
+    made_of = fingerprint(likelihood.model_identity(model), ordered, batch_size, tree.edges, tree.paths, constrained)
     found = journaled(
         batches,
         lambda batch: _rated(_edges(model, batch, tree, constrained), tree),

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from scripts.artifacts import read_json
+from scripts.chinese import common_characters
 from scripts.profiles import ROOT
 
 FOLDER = ROOT / "data/reading"
@@ -30,12 +31,6 @@ SLOT = re.compile(r"\{(\w)\}")
 COUNTED = re.compile("[一二两三四五六七八九十百几半]")
 UNANSWERABLE = 0.2  # share of the questions, as in data/qa
 EVERYDAY = 0.75  # share of the words that come from the lexicon
-
-
-def common_characters() -> list[str]:
-    """The 6,763 Chinese characters of GB 2312, in its order: the common ones (level 1) by sound, then the others by radical."""
-    pairs = (bytes((row, cell)) for row in range(0xB0, 0xF8) for cell in range(0xA1, 0xFF))
-    return [pair.decode("gb2312") for pair in pairs if not b"\xd7\xfa" <= pair <= b"\xd7\xfe"]  # 5 cells are empty
 
 
 def material() -> dict:

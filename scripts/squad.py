@@ -19,22 +19,21 @@ fault is treated how.
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 
-import datasets
 import numpy as np
 import pandas as pd
-from datasets import Dataset, DatasetDict, Features, List, Value
+from datasets import Dataset, Features, List, Value
 from sklearn.feature_extraction.text import CountVectorizer
 from tabulate import tabulate
 
 from scripts.artifacts import write_json
-from scripts.dataset import DataError, json_lines, whole_json
+from scripts.chinese import fold_width
+from scripts.files import UNLIKELY, DataError, find_files, json_lines, load_hub, short, typed, whole_json
 from scripts.profiles import shown
 
 ANSWERS = {"text": List(Value("string")), "answer_start": List(Value("int32"))}
@@ -67,12 +66,6 @@ RIGHT = (
     "or flat rows ([{id, context, question, answers}], JSON Lines too) are right"
 )
 BROKEN = re.compile("[\ufffd\ud800-\udfff]")  # the mark of a failed decoding; half of an emoji's pair
-UNLIKELY = re.compile("[\ue000-\uf8ff\x80-\x9f]")  # what a file in another encoding gives when read as GB18030
-WIDTHS = {
-    code: int(unicodedata.decomposition(chr(code)).split()[1], 16)
-    for code in (0x3000, *range(0xFF01, 0xFFEF))
-    if unicodedata.decomposition(chr(code)).startswith(("<wide>", "<narrow>"))
-}
 
 
 # ---------------------------------------------------------------- report
@@ -153,10 +146,10 @@ def _first(ids: list[str], most: int) -> str:
 def load(source: str | Path, split: str | None = None) -> tuple[Dataset, Report]:
     """The rows of a .json or .jsonl file, of all such files in a folder (by name), or of a `split` of a Hub data set.
 
-    `find_files` says what is a path and what a Hub id. Faults in the questions are in the report (see KINDS).
+    `files.find_files` says what is a path and what a Hub id. Faults in the questions are in the report (see KINDS).
     Raises DataError where nothing can be read: no such file or data set, an unknown encoding, bad JSON, no SQuAD at all.
     """
-    files = find_files(source, split)
+    files = find_files(source, split, SUFFIXES)
     if files is None:
         return check(load_hub(str(source), split), f"{source} ({split})")
     checker = _Checker()
@@ -170,53 +163,6 @@ def check(data, name: str = "data") -> tuple[Dataset, Report]:
     checker = _Checker()
     checker.check(_elements(data, name), name)
     return checker.dataset(), checker.report
-
-
-def find_files(source: str | Path, split: str | None, suffixes: tuple[str, ...] = SUFFIXES) -> list[Path] | None:
-    """The file that `source` names, or those in the folder that it names, by name; None where it is a Hub id.
-
-    What exists here, ends in one of `suffixes`, begins with . ~ or /, or has more than one slash is a path; any other
-    text, "squad_v2" or "owner/name", is a Hub id, unless "owner" is a folder here.
-    Raises DataError for a path without such files, and for one with a `split`, which only Hub ids have.
-    """
-    if not _is_path(source, suffixes):
-        return None
-    path = Path(source).expanduser()
-    if split is not None:
-        raise DataError(f"{shown(path)}: split={split!r} is for Hub ids; a path to the split's own file is right")
-    right = f"{', '.join(suffixes[:-1])} or {suffixes[-1]}"
-    if not path.exists():
-        raise DataError(f"{shown(path)}: no such file or folder; a {right} file or a folder of them is right")
-    if path.is_dir():
-        files = sorted(file for file in path.iterdir() if _ends(file, suffixes) and not file.name.startswith("."))
-        if not files:
-            raise DataError(f"{shown(path)}: no {right} file in this folder; at least one is right")
-        return files
-    if not _ends(path, suffixes):
-        raise DataError(f"{shown(path)}: ends in {path.suffix!r}; {right} is right")
-    return [path]
-
-
-def _is_path(source: str | Path, suffixes: tuple[str, ...]) -> bool:
-    text = str(source)
-    looks = text.startswith((".", "~", "/")) or "\\" in text or text.count("/") > 1
-    inside = "/" in text and Path(text).parent.is_dir()  # a folder of ours is no owner on the Hub
-    return isinstance(source, Path) or looks or inside or _ends(Path(text), suffixes) or Path(text).exists()
-
-
-def _ends(path: Path, suffixes: tuple[str, ...]) -> bool:
-    return path.suffix.lower() in suffixes
-
-
-def load_hub(name: str, split: str | None) -> Dataset:
-    """A `split` of a data set on the Hub; DataError where the Hub does not give it, or for no `split` where it has some."""
-    try:
-        found = datasets.load_dataset(name, split=split)
-    except Exception as error:  # the network, the Hub, the id, the split: a dozen types, each with a good message
-        raise DataError(f"{name}: no file or folder here, and the Hub does not give it ({error})") from error
-    if isinstance(found, DatasetDict):
-        raise DataError(f"{name}: split=None; one of its splits is right: {', '.join(found)}")
-    return found
 
 
 def _read_elements(file: Path, report: Report) -> list[tuple[str, object]]:
@@ -382,7 +328,7 @@ class _Checker:
         if qa["id"] in self.seen:
             return "duplicate id", where, f"stands already in {self.seen[qa['id']]}; a new id is right"
         if impossible and not all(_is_empty(text) for text, _ in given[0]):
-            detail = f"is_impossible is true, and answers has {_short(given[0])}; one of the two is right"
+            detail = f"is_impossible is true, and answers has {short(given[0])}; one of the two is right"
             return "unanswerable with answers", where, detail
         if not impossible and not given[0]:
             return "no answer", _join(where, "answers"), "empty; an answer, or is_impossible: true, is right"
@@ -417,7 +363,7 @@ class _Checker:
             detail = f"title is {typed(title)}; a text is right, an empty one was taken"
             self.fault("questions", label, where, "nesting", "mended", detail)
         elif BROKEN.search(title):
-            detail = f"title {_short(title)} has a damaged character; an empty title was taken"
+            detail = f"title {short(title)} has a damaged character; an empty title was taken"
             self.fault("questions", label, where, "broken characters", "mended", detail)
         else:
             return title, "unchanged"
@@ -444,30 +390,30 @@ def _place(context: str, text, start) -> tuple[tuple[str, int] | None, str | Non
     if not isinstance(start, int) or isinstance(start, bool):
         return None, "nesting", f"answer_start is {typed(start)}; a whole number is right"
     if BROKEN.search(text):
-        return None, "broken characters", f"{_short(text)}; the undamaged text is right"
+        return None, "broken characters", f"{short(text)}; the undamaged text is right"
     if _is_empty(text):
         return None, "empty answer", f"{text!r}; a text is right"
     places = _places(context, text)
     if start in places:
         return (text, start), None, ""
     if len(places) == 1:
-        detail = f"{_short(text)} stands at {places[0]}, not at {start}; {places[0]} was taken"
+        detail = f"{short(text)} stands at {places[0]}, not at {start}; {places[0]} was taken"
         return (text, places[0]), "wrong offset", detail
     if places:
         return (
             None,
             "wrong offset",
-            f"{_short(text)} stands at {_listed(places)}, not at {start}; one of these is right",
+            f"{short(text)} stands at {_listed(places)}, not at {start}; one of these is right",
         )
     places = _places(fold_width(context), fold_width(text))
     if start in places or len(places) == 1:
         place = start if start in places else places[0]
         own = context[place : place + len(text)]
-        return (own, place), "width", f"{_short(text)} is {_short(own)} in the context, at {place}; that was taken"
+        return (own, place), "width", f"{short(text)} is {short(own)} in the context, at {place}; that was taken"
     if places:
-        detail = f"{_short(text)} in other widths stands at {_listed(places)}, not at {start}; one of these is right"
+        detail = f"{short(text)} in other widths stands at {_listed(places)}, not at {start}; one of these is right"
         return None, "width", detail
-    return None, "absent", f"{_short(text)} is not in the context; a text that stands in it is right"
+    return None, "absent", f"{short(text)} is not in the context; a text that stands in it is right"
 
 
 def _places(context: str, text: str) -> list[int]:
@@ -481,15 +427,6 @@ def _places(context: str, text: str) -> list[int]:
 
 def _listed(places: list[int]) -> str:
     return ", ".join(map(str, places[:5])) + (" …" if len(places) > 5 else "")
-
-
-def fold_width(text: str) -> str:
-    """Full-width and half-width forms as their plain ones, a character for a character, so that offsets stay.
-
-    >>> fold_width("ＡＢ，１２（ｶ）")
-    'AB,12(カ)'
-    """
-    return text.translate(WIDTHS)
 
 
 def _pairs(answers) -> list[tuple] | None:
@@ -521,16 +458,6 @@ def _or(value, default):
 
 def _join(where: str, key: str) -> str:
     return f"{where}.{key}" if where else key
-
-
-def typed(value) -> str:
-    """A value and its type for a message, such as "7 (int)"; "missing" for None."""
-    return "missing" if value is None else f"{_short(value)} ({type(value).__name__})"
-
-
-def _short(value, most: int = 40) -> str:
-    text = repr(value)
-    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 # ---------------------------------------------------------------- write

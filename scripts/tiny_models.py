@@ -43,6 +43,7 @@ from trl.chat_template_utils import deepseek_r1_distill_chat_template
 
 from scripts import chat, hupu_lessons, lesson_text, qa, reading_text, scoring
 from scripts.artifacts import atomic_folder, fingerprint, read_json, write_json
+from scripts.chinese import common_characters
 from scripts.collator import CompletionCollator
 from scripts.profiles import ROOT, load_profile, quiet, shown
 
@@ -353,7 +354,7 @@ def build_reader(recipe: ReaderRecipe = READER) -> tuple[BertForQuestionAnswerin
 
     Its alphabet is that of GB 2312, the keyboard and data/genshin; a character outside it is [UNK], as anywhere.
     """
-    tokenizer = build_bert_tokenizer([*project_characters(), *PUNCTUATION, *reading_text.common_characters()])
+    tokenizer = build_bert_tokenizer([*project_characters(), *PUNCTUATION, *common_characters()])
     config = BertConfig(
         vocab_size=len(tokenizer),
         hidden_size=recipe.hidden,
@@ -383,7 +384,7 @@ def build_scorer(recipe: ScorerRecipe = SCORER) -> tuple[Qwen2ForCausalLM, Qwen2
     Its alphabet is that of data/lessons and of the 3,755 most common characters (GB 2312, level 1); others are bytes to it.
     """
     texts = "".join(path.read_text(encoding="utf-8") for path in sorted(lesson_text.FOLDER.glob("*.json")))
-    common = reading_text.common_characters()[:3755]
+    common = common_characters()[:3755]
     tokenizer = build_tokenizer(sorted({*project_characters(), *PUNCTUATION, *common, *texts} - set("\r\t")))
     config = Qwen2Config(
         vocab_size=len(tokenizer),

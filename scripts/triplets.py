@@ -22,9 +22,9 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet
 
-from scripts.dataset import ROLES, DataError, json_lines, parse_json, read_text, whole_json
+from scripts.dataset import ROLES
+from scripts.files import DataError, find_files, json_lines, load_hub, parse_json, read_text, typed, whole_json
 from scripts.profiles import shown
-from scripts.squad import find_files, load_hub, typed
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
 FIELDS = ("instruction", "input", "output")
@@ -46,7 +46,7 @@ class _Table:
 def load(source: str | Path, split: str | None = None) -> list[dict]:
     """The rows of a .json, .jsonl, .csv or .parquet file, of a folder of such files, or of a Hub data set.
 
-    `squad.find_files` says what is a path and what a Hub id. The split of a Hub id is `split` or stands
+    `files.find_files` says what is a path and what a Hub id. The split of a Hub id is `split` or stands
     behind it: "owner/name:train". Each row has these texts:
 
     - id: the row's own, else its number from 1, with several files behind the file's name: "name.json:1"

@@ -6,7 +6,7 @@ import doctest
 import pytest
 from datasets import Dataset
 
-from scripts import augment, squad
+from scripts import augment, chinese, squad
 from scripts.profiles import ROOT
 
 SEEDS = range(12)
@@ -125,7 +125,7 @@ def test_made_up_names_are_two_to_four_common_characters(monkeypatch):
     rows = [make_row("北斗在睡觉。", "谁在睡觉？", "北斗")]
     new = [row["answers"]["text"][0] for (row,) in results(rows, monkeypatch, made_up=1, names=1)]
     assert {len(name) for name in new} == {2, 3, 4}
-    assert set("".join(new)) <= set(augment.common_characters())
+    assert set("".join(new)) <= set(chinese.common_characters())
 
 
 def test_names_of_one_character_stay():
@@ -336,7 +336,7 @@ def test_equal_texts_of_a_passage_stay_equal_and_different_ones_different(traini
     for found in reworded:
         new_of = {}
         for old, new in zip(training_rows, found, strict=True):
-            if old["answers"]["text"] and augment.question_kind(old["question"]) == "who":
+            if old["answers"]["text"] and chinese.question_kind(old["question"]) == "who":
                 pairs = zip(old["answers"]["text"], new["answers"]["text"], strict=True)
                 new_of.setdefault((old["title"], old["context"]), []).extend(pairs)
         for pairs in new_of.values():

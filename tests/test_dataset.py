@@ -10,7 +10,6 @@ from datasets import load_dataset, load_from_disk
 from scripts.dataset import (
     ATTRIBUTES,
     CLOSED,
-    DataError,
     duplicates,
     english,
     expand,
@@ -19,6 +18,7 @@ from scripts.dataset import (
     load_templates,
     split,
 )
+from scripts.files import DataError
 from scripts.profiles import ROOT
 
 DATA = ROOT / "data" / "genshin"

@@ -9,24 +9,25 @@ from scripts.profiles import ROOT
 
 # A module imports only from lines above its own. To move one, move its word; a new one needs a place here.
 LAYERS = [
+    "chinese",  # what is known of Chinese text
     "processes profiles",  # several processes as one; what a run is called and how big it is
     "artifacts",  # files that survive a kill
-    "dataset",  # character facts; the errors and the JSON of all data files
-    "squad",  # reading questions; how a file or a Hub id is found
-    "triplets hupu",  # instruction rows; ratings
+    "files",  # data files: found, decoded, parsed, refused
+    "dataset",  # character facts
+    "squad augment triplets hupu",  # reading questions, and in other words; instruction rows; ratings
     "reading_text lesson_text hupu_text",  # data made up
     "hupu_lessons",  # lessons from the made-up ratings' words
     "chat",  # messages to ids
     "qa collator",  # windows and answers; which tokens carry loss
-    "augment",  # questions in other words, by what each asks for
     "planning",  # what a training will need
-    "generation scoring merging callbacks",  # a model asked, scored, merged, trained
-    "rating",  # scores read from a model
+    "generation likelihood merging callbacks",  # a model asked, believed, merged, trained
+    "scoring rating",  # what its likelihoods say of training rows; scores read from them
     "score_parsing metrics",  # what its answers are worth
+    "metrics_qa metrics_numbers",  # the same, of a reader and of numbers
     "tiny_models",  # the small models, made of nearly all above
 ]
 # Functions that only their own module calls, public because a docstring or a column of the data names them.
-INSIDE = {"callbacks.tensorboard_folder", "dataset.template_id", "metrics.tokens"}
+INSIDE = {"callbacks.tensorboard_folder", "dataset.template_id"}
 
 
 def taken(code: str) -> set[str]:

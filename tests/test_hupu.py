@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from scripts import hupu
-from scripts.dataset import DataError
+from scripts.files import DataError
 from scripts.hupu import COLUMNS, REASONS, REMARKS, load, messages, question, score_text, split
 
 HEADER = ",".join(COLUMNS)

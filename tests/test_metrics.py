@@ -13,7 +13,7 @@ from bert_score import BERTScorer
 from rouge_score import rouge_scorer
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
-from scripts import metrics
+from scripts import chinese, metrics
 
 CHARACTERS = "钟离温迪胡桃来自璃月蒙德稻妻是个的人使用掌控水火风雷草冰岩元素男性女少年成沉稳活泼，。"
 PAIR_METRICS = [metrics.exact_match, metrics.char_f1, metrics.rouge_l, metrics.bleu, metrics.chrf]
@@ -21,27 +21,10 @@ PAIR_METRICS = [metrics.exact_match, metrics.char_f1, metrics.rouge_l, metrics.b
 
 def test_docstring_examples():
     result = doctest.testmod(metrics)
-    assert result.attempted > 5 and result.failed == 0
+    assert result.attempted > 3 and result.failed == 0
 
 
 # --- text and overlap ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("岩元素。", "岩元素"),  # one final stop or several, Chinese or Latin
-        ("岩 元素 . 。", "岩元素"),
-        ("ＡＢ，１２", "AB,12"),  # full width
-        ("New  York 市", "New York市"),  # a space between Latin words stays, one beside a Chinese character goes
-        ("岩元素！", "岩元素!"),  # other marks count
-        ("3.5 级", "3.5级"),  # a point inside is no final stop
-        ("\u3000\n", ""),
-    ],
-)
-def test_normalize(text, expected):
-    assert metrics.normalize(text) == expected
-    assert metrics.normalize(expected) == expected
 
 
 def test_exact_match():
@@ -64,7 +47,7 @@ def test_char_f1_by_hand():
 
 def test_f1_over_words_is_exact_match_in_chinese():
     predictions, references = ["火元素", "岩元素", "钟离来自璃月"], ["水元素", "岩元素", "钟离是璃月人"]
-    over_words = [metrics._f1(p.split(), r.split()) for p, r in zip(predictions, references, strict=True)]
+    over_words = [metrics.token_f1(p.split(), r.split()) for p, r in zip(predictions, references, strict=True)]
     assert over_words == metrics.exact_match(predictions, references).astype(float).tolist() == [0, 1, 0]
     assert (metrics.char_f1(predictions, references) > over_words).tolist() == [True, False, True]
 
@@ -253,7 +236,7 @@ def test_random_pair_baseline_is_a_seeded_derangement(scorer, monkeypatch):
         metrics.random_pair_baseline(scorer, references, references, seed)
     assert seen[0] == seen[1] and len({tuple(others) for others in seen}) > 1
     for others in seen:
-        exchanged = {metrics.normalize(r): metrics.normalize(o) for r, o in zip(references, others, strict=True)}
+        exchanged = {chinese.normalize(r): chinese.normalize(o) for r, o in zip(references, others, strict=True)}
         assert exchanged.pop("") == ""
         assert all(key != other for key, other in exchanged.items())
         assert sorted(exchanged) == sorted(exchanged.values())

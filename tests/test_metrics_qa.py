@@ -1,5 +1,6 @@
 """QA metrics against the figures of the official scripts, values worked out by hand, slow oracles, and bad input."""
 
+import doctest
 import math
 import random
 import socket
@@ -7,10 +8,9 @@ import socket
 import evaluate
 import numpy as np
 import pytest
-from sklearn.calibration import calibration_curve
 
-from scripts import metrics
-from scripts.metrics import ChineseQA, Cmrc2018, SquadV2, best_char_f1, best_exact, reliability
+from scripts import metrics, metrics_qa
+from scripts.metrics_qa import ChineseQA, Cmrc2018, SquadV2, best_char_f1, best_exact
 
 QUESTIONS = {  # id: (accepted answers, prediction, probability that there is no answer)
     "钟离-1": (["璃月", "璃月港"], "璃月", 0.1),
@@ -28,6 +28,11 @@ QUESTIONS = {  # id: (accepted answers, prediction, probability that there is no
 }
 ANSWERABLE = {id: question for id, question in QUESTIONS.items() if question[0]}
 METRICS = [SquadV2, ChineseQA, Cmrc2018]
+
+
+def test_docstring_examples():
+    result = doctest.testmod(metrics_qa)
+    assert result.attempted > 5 and result.failed == 0
 
 
 def records(questions=QUESTIONS, without=()):
@@ -333,47 +338,3 @@ def test_many_bad_ids_are_cut_short_and_nothing_at_all_is_an_error():
 def test_cmrc_2018_refuses_questions_without_an_answer():
     with pytest.raises(ValueError, match="references: '无-1', '无-2', '无-3': no answer"):
         Cmrc2018().compute(**records())
-
-
-# --- confidence -------------------------------------------------------------------------------------------------------
-
-
-def test_reliability_by_hand():
-    table = reliability([0.0, 0.25, 0.5, 0.5, 0.75, 1.0], [False, True, False, True, True, True], bins=[0, 0.5, 0.7, 1])
-    assert table["bin"].tolist() == ["0 to 0.5", "0.5 to 0.7", "0.7 to 1"]  # 0.5 is in the first
-    assert table["questions"].tolist() == [4, 0, 2]
-    np.testing.assert_array_equal(table["confidence"], [1.25 / 4, np.nan, 0.875])
-    np.testing.assert_array_equal(table["correct"], [0.5, np.nan, 1.0])
-    np.testing.assert_array_equal(table["gap"], [1.25 / 4 - 0.5, np.nan, -0.125])
-    assert table.attrs["ece"] == pytest.approx((4 * 0.1875 + 2 * 0.125) / 6)
-    assert list(table) == ["bin", "questions", "confidence", "correct", "gap"]
-
-
-def test_reliability_against_scikit_learns_curve():
-    draw = np.random.default_rng(0)
-    confidence = draw.random(500) ** 2
-    correct = draw.random(500) < confidence
-    table = reliability(confidence, correct, bins=7)
-    shares, means = calibration_curve(correct, confidence, n_bins=7)
-    assert table["correct"].tolist() == pytest.approx(shares.tolist())
-    assert table["confidence"].tolist() == pytest.approx(means.tolist())
-    assert table["questions"].sum() == 500
-
-
-@pytest.mark.parametrize(
-    ("confidence", "correct", "bins", "message"),
-    [
-        ([0.5], [True, False], 10, "confidence has 1 rows, correct has 2"),
-        ([], [], 10, "at least one row"),
-        ([0.5, 1.5], [True, True], 10, "confidence, row 1: a probability in 0..1 is needed, got 1.5"),
-        ([math.nan], [True], 10, "confidence, row 0"),
-        ([0.5], [0.5], 10, "correct, row 0: True or False is needed, got 0.5"),
-        ([0.5], [math.nan], 10, "correct, row 0"),
-        ([0.5], [True], 0, "bins: a number from 1 on"),
-        ([0.5], [True], [0, 0.5, 0.5, 1], "bins: .* edges that rise"),
-        ([0.5], [True], [0.2, 1], "bins: .* edges that rise from 0 to 1"),
-    ],
-)
-def test_bad_confidences_are_refused(confidence, correct, bins, message):
-    with pytest.raises(ValueError, match=message):
-        reliability(confidence, correct, bins)

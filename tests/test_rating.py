@@ -26,7 +26,7 @@ from transformers import (
     set_seed,
 )
 
-from scripts import chat, rating, scoring
+from scripts import chat, likelihood, rating
 from scripts.artifacts import read_jsonl
 from scripts.profiles import ROOT
 from scripts.rating import SCORES, Ratings, Tree, conformal_margin, distribution
@@ -97,7 +97,7 @@ def shares(log_p):
 
 def scored_one_by_one(model, tokenizer, question, candidates):
     prompt = tuple(chat.prompt_ids(tokenizer, question))
-    nats = scoring.token_nats(model, [(prompt, candidate) for candidate in candidates])
+    nats = likelihood.token_nats(model, [(prompt, candidate) for candidate in candidates])
     return shares([-some.sum(dtype=float) for some in nats])
 
 
@@ -196,7 +196,7 @@ def test_padding_does_not_turn_to_nan_in_float16(model, tokenizer, attention):
 
 def test_the_model_reads_a_question_once_with_22_tokens_behind_it(model, tokenizer, monkeypatch):
     read, headed = [], []
-    monkeypatch.setattr(scoring, "HEAD_POSITIONS", 10)
+    monkeypatch.setattr(likelihood, "HEAD_POSITIONS", 10)
     hooks = [
         model.model.embed_tokens.register_forward_pre_hook(lambda _, inputs: read.append(tuple(inputs[0].shape))),
         model.lm_head.register_forward_pre_hook(lambda _, inputs: headed.append(len(inputs[0]))),

@@ -10,7 +10,7 @@ import pytest
 from scripts import reading_text, squad
 from scripts.artifacts import read_json
 from scripts.profiles import ROOT
-from scripts.reading_text import Clause, Passage, Writer, common_characters, material, rows
+from scripts.reading_text import Clause, Passage, Writer, material, rows
 
 FOUND = material()
 FRAMES, LEXICON = FOUND["frames"], FOUND["lexicon"]
@@ -98,16 +98,6 @@ def test_the_material_holds_no_sentence_and_no_long_stretch_of_the_questions_to_
     assert stretches & own == set()
     together = "\n".join(told)
     assert [sentence for sentence in sentences if sentence in together] == []
-
-
-# ----- characters
-
-
-def test_common_characters_are_those_of_gb_2312():
-    characters = common_characters()
-    assert len(characters) == len(set(characters)) == 6763
-    assert (characters[0], characters[3754], characters[3755], characters[-1]) == ("啊", "座", "亍", "齄")
-    assert all(len(c) == 1 and "\u4e00" <= c <= "\u9fff" for c in characters)
 
 
 # ----- rows

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch.utils.data import SequentialSampler
 from transformers import Qwen2Config, Qwen2ForCausalLM, Trainer, TrainingArguments, set_seed
 
-from scripts import scoring
+from scripts import likelihood
 from scripts.profiles import ROOT
 
 
@@ -93,7 +93,7 @@ def test_an_adapter_on_the_head_learns_from_marked_positions(model):
 )
 def test_models_that_change_their_logits_say_so_under_these_names(config, setting):
     assert getattr(getattr(transformers, config)(), setting), "a value that is not 0 or None"
-    assert setting in scoring.LOGITS_CHANGED
+    assert setting in likelihood.LOGITS_CHANGED
 
 
 # --- trl

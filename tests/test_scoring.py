@@ -1,4 +1,4 @@
-"""scoring.py: likelihoods against a token loop, scores against their formulas, work that is killed, and the article's traps."""
+"""scoring.py: scores against their formulas, prompts, one-shot pairs, files, and the article's traps."""
 
 import copy
 import json
@@ -13,39 +13,27 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, models, trainers
 from torch.nn.functional import cross_entropy
 from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    Gemma2Config,
-    Gemma2ForCausalLM,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
     set_seed,
 )
 
-from scripts import chat, scoring
+from scripts import chat, likelihood, scoring
 from scripts.artifacts import read_jsonl
+from scripts.likelihood import losses
 from scripts.profiles import ROOT
 from scripts.scoring import (
     FORMS,
     SCORES,
     Prompts,
-    Text,
-    batch_nats,
-    batches_of,
-    completion_losses,
-    distinct_texts,
-    losses,
     main,
     score,
-    token_nats,
     write_table,
 )
-from scripts.tiny_models import checkpoint
 
 SCORED = list(SCORES)
 SIZES = {
@@ -65,20 +53,6 @@ def model(tokenizer):
     return Qwen2ForCausalLM(Qwen2Config(vocab_size=len(tokenizer), **SIZES)).eval()
 
 
-@pytest.fixture(scope="module")
-def kinds(model, tokenizer):
-    """Models that differ in what the scores rest on: precision, a sliding window and capped logits, an adapter on the head."""
-    set_seed(1)
-    own = {"head_dim": 16, "sliding_window": 4, "final_logit_softcapping": 2.0}
-    gemma = Gemma2ForCausalLM(Gemma2Config(vocab_size=len(tokenizer), **SIZES, **own)).eval()
-    lora = LoraConfig(r=4, target_modules=["q_proj", "lm_head"], init_lora_weights=False, task_type="CAUSAL_LM")
-    adapted = get_peft_model(copy.deepcopy(model), lora).eval()
-    return {"qwen2": model, "float64": copy.deepcopy(model).double(), "gemma2": gemma, "lora": adapted}
-
-
-KINDS = pytest.mark.parametrize("kind", ["qwen2", "float64", "gemma2", "lora"])
-
-
 def row(instruction="甲是谁", output="甲是船工", input="", task="", **more):
     return {"id": "1", "instruction": instruction, "input": input, "output": output, "task": task} | more
 
@@ -87,186 +61,12 @@ def ids_of(tokenizer, text):
     return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def random_requests(seed, count=10):
-    """Requests of 2 to 30 tokens, among them equal ones, one that another begins with, and one text asked about in two places."""
-    rng = random.Random(seed)
-    texts = [tuple(rng.choices(range(1300), k=rng.randint(2, 30))) for _ in range(count)]
-    texts += [texts[0], texts[1][: max(2, len(texts[1]) // 2)], texts[2]]
-    return [(text[:cut], text[cut:]) for text in texts for cut in [rng.randint(1, len(text) - 1)]]
-
-
 @torch.inference_mode()
 def nats_by_hand(model, context, target):
     """-log p of each token of `target`: the text alone in a pass, one normaliser and one look-up a token."""
     ids = [*context, *target]
     logits = model(torch.tensor([ids])).logits[0].double()
     return [(logits[p - 1].exp().sum().log() - logits[p - 1, ids[p]]).item() for p in range(len(context), len(ids))]
-
-
-def close(found, expected, rtol=1e-5):
-    assert len(found) == len(expected)
-    for some, wanted in zip(found, expected, strict=True):
-        np.testing.assert_allclose(some, wanted, rtol=rtol, atol=1e-5)
-
-
-# ----- likelihoods
-
-
-@KINDS
-@pytest.mark.parametrize("max_tokens", [1, 50, 8192])
-def test_nats_are_those_of_a_token_loop_whatever_the_batches(kinds, kind, max_tokens):
-    requests = random_requests(0)
-    close(token_nats(kinds[kind], requests, max_tokens), [nats_by_hand(kinds[kind], *some) for some in requests])
-
-
-@KINDS
-@torch.inference_mode()
-def test_nats_are_torchs_cross_entropy_and_their_mean_is_the_models_own_loss(kinds, kind):
-    requests = random_requests(1)
-    for (context, target), nats in zip(requests, token_nats(kinds[kind], requests), strict=True):
-        ids = torch.tensor([context + target])
-        logits = kinds[kind](ids).logits[0, len(context) - 1 : -1]
-        np.testing.assert_allclose(
-            nats, cross_entropy(logits, torch.tensor(target), reduction="none"), rtol=1e-5, atol=1e-5
-        )
-        labels = torch.tensor([[-100] * len(context) + list(target)])
-        assert math.isclose(nats.mean(), kinds[kind](ids, labels=labels).loss.item(), rel_tol=1e-5)
-
-
-@KINDS
-@pytest.mark.parametrize("side", ["left", "right"])
-@torch.inference_mode()
-def test_nats_are_those_of_the_plain_model_on_a_padded_batch(kinds, kind, side):
-    requests = random_requests(2)
-    width = max(len(context + target) for context, target in requests)
-    ids, mask = (torch.zeros(len(requests), width, dtype=torch.long) for _ in range(2))
-    starts = [width - len(context + target) if side == "left" else 0 for context, target in requests]
-    for number, ((context, target), start) in enumerate(zip(requests, starts, strict=True)):
-        ids[number, start : start + len(context + target)] = torch.tensor(context + target)
-        mask[number, start : start + len(context + target)] = 1
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    log_p = kinds[kind](ids, attention_mask=mask, position_ids=positions).logits.log_softmax(-1)
-    expected = [
-        [-log_p[number, start + p - 1, ids[number, start + p]].item() for p in range(len(c), len(c + t))]
-        for number, ((c, t), start) in enumerate(zip(requests, starts, strict=True))
-    ]
-    close(token_nats(kinds[kind], requests), expected)
-
-
-def test_results_come_in_the_order_of_the_requests(model):
-    requests = random_requests(3)
-    order = random.Random(0).sample(range(len(requests)), len(requests))
-    expected = token_nats(model, requests)
-    assert len({nats.sum() for nats in expected}) > 5
-    close(token_nats(model, [requests[n] for n in order]), [expected[n] for n in order])
-
-
-def test_single_precision_is_close_to_double(kinds):
-    requests = random_requests(4)
-    close(token_nats(kinds["qwen2"], requests), token_nats(kinds["float64"], requests), rtol=1e-4)
-
-
-@KINDS
-def test_a_row_of_a_batch_does_not_see_the_others(kinds, kind):
-    first, second = Text(tuple(range(5, 25)), [(0, 3, 20)]), Text(tuple(range(30, 42)), [(1, 1, 12)])
-    together = batch_nats(kinds[kind], [first, second])
-    changed = batch_nats(kinds[kind], [Text(tuple(range(125, 145)), [(0, 3, 20)]), second])
-    assert not np.allclose(together[0], changed[0])
-    np.testing.assert_array_equal(together[1], changed[1])
-    assert [len(together[n]) for n in (0, 1)] == [17, 11]  # the 8 positions of padding give nothing
-
-
-@pytest.mark.parametrize("positions", [1, 3, 10**6])
-def test_the_head_sees_only_what_is_asked_for_and_few_positions_at_once(model, monkeypatch, positions):
-    requests = [((1, 2), (3, 4, 5)), ((1, 2, 3), (4, 5)), ((1,), (2,)), ((9, 8), (7, 6, 5)), ((1, 2), (3, 4, 5))]
-    expected = token_nats(model, requests)
-    monkeypatch.setattr(scoring, "HEAD_POSITIONS", positions)
-    shapes = []
-    hook = model.lm_head.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape)))
-    try:
-        close(token_nats(model, requests), expected)
-    finally:
-        hook.remove()
-    assert sum(math.prod(shape[:-1]) for shape in shapes) == 7  # tokens 2 to 5 of the one text, 3 to 5 of the other
-    assert max(math.prod(shape[:-1]) for shape in shapes) == min(positions, 7)
-
-
-def test_a_head_whose_output_the_model_changes_sees_only_what_is_asked_for_too(kinds):
-    shapes = []
-    hook = kinds["gemma2"].lm_head.register_forward_pre_hook(lambda _, inputs: shapes.append(inputs[0].shape[:-1]))
-    try:
-        token_nats(kinds["gemma2"], [((1, 2), (3, 4, 5)), ((9,), (8, 7))])
-    finally:
-        hook.remove()
-    assert shapes == [(5,)]
-
-
-def test_the_model_is_out_of_training_mode_and_keeps_no_graph(model):
-    own = copy.deepcopy(model).train()
-    [nats] = token_nats(own, [((1, 2), (3,))])
-    assert not own.training and isinstance(nats, np.ndarray)
-
-
-@pytest.mark.parametrize(
-    ("request_", "message"),
-    [
-        (((), (1,)), "request 1: 0 tokens of context, 1 of text; at least one each is right"),
-        (((1, 2), ()), "request 1: 2 tokens of context, 0 of text; at least one each is right"),
-    ],
-)
-def test_a_request_without_context_or_text_is_refused(request_, message):
-    for function in (token_nats, losses):
-        with pytest.raises(ValueError, match=message):
-            function(None, [((1,), (2,)), request_])
-
-
-def test_no_requests_have_no_results(model):
-    assert token_nats(model, []) == [] and losses(model, []).shape == (0,)
-
-
-# ----- texts and batches
-
-
-@pytest.mark.parametrize(
-    ("requests", "texts"),
-    [
-        ([((1,), (2, 3)), ((1,), (2, 3))], {(1, 2, 3): [(0, 1, 3), (1, 1, 3)]}),  # equal
-        ([((1, 2), (3,)), ((1,), (2, 3))], {(1, 2, 3): [(0, 2, 3), (1, 1, 3)]}),  # equal but for the cut
-        ([((1,), (2,)), ((1, 2), (3,))], {(1, 2, 3): [(0, 1, 2), (1, 2, 3)]}),  # one begins with the other
-        ([((1,), (2, 3)), ((1,), (2,)), ((1, 2), (3, 4))], {(1, 2, 3, 4): [(0, 1, 3), (1, 1, 2), (2, 2, 4)]}),
-        ([((1,), (2, 3)), ((1,), (2, 4))], {(1, 2, 3): [(0, 1, 3)], (1, 2, 4): [(1, 1, 3)]}),  # none begins with it
-        ([((2,), (3,)), ((1,), (2, 3))], {(2, 3): [(0, 1, 2)], (1, 2, 3): [(1, 1, 3)]}),  # an end is no beginning
-    ],
-)
-def test_texts_that_others_hold_are_read_with_them(requests, texts):
-    found = distinct_texts(requests)
-    assert {text.ids: sorted(text.spans) for text in found} == texts and len(found) == len(texts)
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_the_texts_hold_every_request_and_none_begins_with_another(seed):
-    rng = random.Random(seed)  # of two token ids only, so that beginnings are shared often
-    requests = [tuple(tuple(rng.choices((1, 2), k=rng.randint(1, 4))) for _ in range(2)) for _ in range(40)]
-    texts = distinct_texts(requests)
-    covered = {n: (text.ids[:first], text.ids[first:end]) for text in texts for n, first, end in text.spans}
-    assert covered == dict(enumerate(requests)) and sum(len(text.spans) for text in texts) == 40
-    assert not any(a is not b and b.ids[: len(a.ids)] == a.ids for a in texts for b in texts)
-    assert [len(text.ids) for text in texts] == sorted((len(text.ids) for text in texts), reverse=True)
-
-
-@pytest.mark.parametrize(
-    ("lengths", "max_tokens", "batches"),
-    [
-        ([5, 4, 3, 3, 1], 8, [[5], [4, 3], [3, 1]]),  # 2 x 5, 3 x 4 and 3 x 3 are more than 8
-        ([9, 4, 4], 8, [[9], [4, 4]]),  # what is too long goes alone
-        ([2, 2, 1], 1, [[2], [2], [1]]),
-        ([3, 2, 1], 9, [[3, 2, 1]]),
-        ([], 8, []),
-    ],
-)
-def test_a_batch_has_at_most_so_many_tokens_with_padding(lengths, max_tokens, batches):
-    found = batches_of([Text((1,) * length) for length in lengths], max_tokens)
-    assert [[len(text.ids) for text in batch] for batch in found] == batches
 
 
 # ----- scores of random rows against their formulas
@@ -722,73 +522,6 @@ def test_padding_in_the_labels_is_counted_where_pad_is_eos(model, tokenizer):
     assert abs(counted - ours[0]) > 0.01 and abs(without_eos - ours[0]) > 0.01
 
 
-# ----- resuming
-
-
-def counted(monkeypatch, last=10**6):
-    """Count the batches that are run; a kill comes in the place of the one after the `last`."""
-    seen = []
-
-    def batch_nats_or_kill(model, batch):
-        if len(seen) == last:
-            raise KeyboardInterrupt
-        seen.append(batch)
-        return batch_nats(model, batch)
-
-    monkeypatch.setattr(scoring, "batch_nats", batch_nats_or_kill)
-    return seen
-
-
-def test_killed_and_run_again_only_the_rest_is_scored_and_nothing_differs(model, tmp_path, monkeypatch, capsys):
-    requests = random_requests(5, count=20)
-    whole = losses(model, requests, 60)
-    batches = len(batches_of(distinct_texts(requests), 60))
-    counted(monkeypatch, last=2)
-    with pytest.raises(KeyboardInterrupt):
-        losses(model, requests, 60, tmp_path / "journal")
-    seen = counted(monkeypatch)
-    assert losses(model, requests, 60, tmp_path / "journal").tolist() == whole.tolist()
-    assert len(seen) == batches - 2 > 2
-    assert "2 batches were scored before; going on behind them" in capsys.readouterr().out
-    assert losses(model, requests, 60, tmp_path / "journal").tolist() == whole.tolist() and len(seen) == batches - 2
-
-
-@pytest.mark.parametrize("changed", ["requests", "weights", "max_tokens"])
-def test_the_journal_of_other_work_is_begun_anew(model, tmp_path, monkeypatch, changed):
-    requests, other, max_tokens = random_requests(6), copy.deepcopy(model), 60
-    losses(model, requests, max_tokens, tmp_path)
-    if changed == "weights":
-        with torch.no_grad():
-            other.lm_head.weight[7] += 1
-    elif changed == "requests":
-        requests = [((1, 2, 3), (4,)), *requests[1:]]
-    else:
-        max_tokens = 61
-    seen = counted(monkeypatch)
-    found = losses(other, requests, max_tokens, tmp_path)
-    assert len(seen) == len(batches_of(distinct_texts(requests), max_tokens))
-    np.testing.assert_array_equal(found, losses(other, requests, max_tokens))
-
-
-def test_a_line_that_a_kill_cut_off_is_made_again(model, tmp_path, monkeypatch):
-    requests = random_requests(7)
-    whole = losses(model, requests, 60, tmp_path)
-    [file] = tmp_path.glob("batches-*.jsonl")
-    os.truncate(file, file.stat().st_size - 5)
-    seen = counted(monkeypatch)
-    assert losses(model, requests, 60, tmp_path).tolist() == whole.tolist() and len(seen) == 1
-
-
-def test_a_loss_that_is_not_finite_comes_back_from_the_journal_as_it_was(model, tmp_path):
-    broken = copy.deepcopy(model)
-    with torch.no_grad():
-        broken.model.embed_tokens.weight[5] = math.nan
-    requests = [((5,), (6,)), ((7,), (6,))]
-    first, again = (losses(broken, requests, journal=tmp_path) for _ in range(2))
-    assert np.isnan(first).tolist() == [True, False]
-    np.testing.assert_array_equal(first, again)
-
-
 # ----- files and the shell
 
 
@@ -844,9 +577,9 @@ def test_the_shell_scores_a_file_and_a_second_run_scores_nothing_again(
     first, csv = read_back(tmp_path)
     pd.testing.assert_frame_equal(first, score(model, tokenizer, rows, shots=2, max_length=120, max_tokens=300))
     assert csv["id"].tolist() == first["id"].tolist() and csv["reason"].tolist() == first["reason"].tolist()
-    seen = counted(monkeypatch)
+    monkeypatch.setattr(likelihood, "batch_nats", lambda *_: pytest.fail("a batch was scored again"))
     main([*arguments, "--out", str(tmp_path)])
-    assert "batches were scored before" in capsys.readouterr().out and seen == []
+    assert "batches were scored before" in capsys.readouterr().out
     pd.testing.assert_frame_equal(read_back(tmp_path)[0], first, check_exact=True)
 
 
@@ -881,71 +614,3 @@ def test_two_processes_give_the_table_of_one(shell, tmp_path):
     shares = [[line["batch"] for line in read_jsonl(file)] for file in (tmp_path / "two/journal").glob("*.jsonl")]
     batches = sorted(batch for share in shares for batch in share)
     assert len(shares) == 2 and batches == list(range(len(batches)))  # each once
-
-
-# ----- conversations
-
-TALKS = [
-    [{"role": "user", "content": question}, {"role": "assistant", "content": reply}]
-    for question, reply in {
-        "钟离来自哪里？": "钟离来自璃月",
-        "请问，温迪先生，他使用的是什么元素？": "风元素",
-        "刻晴的性格": "好",
-        "不好意思，我想了解，关于胡桃，她究竟是什么身份，平日里又做什么工作呢？": "胡桃是女性",
-        "魈是男是女？": "男",
-        "凝光的职务是什么": "凝光来自璃月",
-        "问一下，甘雨女士是哪国人啊？": "璃月",
-    }.items()
-]
-
-
-def talk_by_hand(model, tokenizer, messages):
-    """Mean nats of the last answer's tokens and of its EOS."""
-    encoded = chat.encode(tokenizer, messages)
-    cut = encoded["completion_mask"].index(1)
-    nats = nats_by_hand(model, encoded["input_ids"][:cut], encoded["input_ids"][cut:])
-    assert len(nats) == len(messages[-1]["content"]) + 1  # a token a character, and EOS
-    return np.mean(nats)
-
-
-@torch.inference_mode()
-def models_own_loss(model, tokenizer, messages):
-    encoded = chat.encode(tokenizer, messages)
-    marks = zip(encoded["input_ids"], encoded["completion_mask"], strict=True)
-    labels = torch.tensor([[i if mark else -100 for i, mark in marks]])
-    return model(torch.tensor([encoded["input_ids"]]), labels=labels).loss.item()
-
-
-@pytest.mark.parametrize("batch_size", [1, 3, 64])
-def test_completion_losses_are_those_of_a_token_loop_and_of_the_model_itself(model, tokenizer, batch_size):
-    found = completion_losses(model, tokenizer, TALKS, batch_size)
-    assert found.shape == (7,) and found.dtype == np.float64
-    np.testing.assert_allclose(found, [talk_by_hand(model, tokenizer, talk) for talk in TALKS], rtol=1e-5)
-    np.testing.assert_allclose(found, [models_own_loss(model, tokenizer, talk) for talk in TALKS], rtol=1e-5)
-    assert np.ptp(found) > 0.01  # the talks differ, so a wrong order would show
-
-
-def test_a_trained_model_gives_the_same_agreement():
-    folder = checkpoint("tiny-causal-lm")
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    found = completion_losses(model, tokenizer, TALKS)
-    np.testing.assert_allclose(found, [talk_by_hand(model, tokenizer, talk) for talk in TALKS], rtol=1e-4)
-
-
-def test_perplexity_is_the_number_of_tokens_a_model_without_preference_is_torn_between(model, tokenizer):
-    torn = copy.deepcopy(model)
-    torch.nn.init.zeros_(torn.lm_head.weight)
-    found = completion_losses(torn, tokenizer, TALKS[:2])
-    np.testing.assert_allclose(np.exp(found), len(tokenizer), rtol=1e-4)
-    assert math.isclose(found[0], math.log(len(tokenizer)), rel_tol=1e-6)
-
-
-def test_earlier_turns_are_read_and_not_scored(model, tokenizer):
-    talk = [*TALKS[0], {"role": "user", "content": "温迪呢？"}, {"role": "assistant", "content": "蒙德"}]
-    found = completion_losses(model, tokenizer, [talk, talk[2:], TALKS[1]])
-    np.testing.assert_allclose(found[0], talk_by_hand(model, tokenizer, talk), rtol=1e-5)
-    assert not np.isclose(found[0], found[1], rtol=1e-5)
-
-
-def test_no_conversations_have_no_losses(model, tokenizer):
-    assert completion_losses(model, tokenizer, []).shape == (0,)

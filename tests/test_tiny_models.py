@@ -25,10 +25,11 @@ from trl.chat_template_utils import deepseek_r1_distill_chat_template
 
 from scripts import chat, hupu, hupu_lessons, hupu_text, lesson_text, qa, reading_text, tiny_models
 from scripts.artifacts import read_json
+from scripts.chinese import common_characters
 from scripts.dataset import expand, load_characters, load_templates
+from scripts.likelihood import completion_losses
 from scripts.metrics import BertScores
 from scripts.profiles import ROOT
-from scripts.scoring import completion_losses
 from scripts.tiny_models import (
     BERT,
     BUILDERS,
@@ -251,7 +252,7 @@ def untrained_reader():
 
 def test_the_reader_has_a_token_for_each_common_character(untrained_reader):
     _, tokenizer = untrained_reader
-    characters = reading_text.common_characters()
+    characters = common_characters()
     assert tokenizer.tokenize("".join(characters)) == characters
     assert not {"[UNK]"} & set(tokenizer.tokenize(" ".join(map(chr, range(33, 127)))))
     assert tokenizer.tokenize("“啊”——Ab") == ["“", "啊", "”", "—", "—", "a", "##b"]

@@ -8,7 +8,7 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from scripts import triplets
-from scripts.dataset import DataError
+from scripts.files import DataError
 from scripts.triplets import load
 
 LAN = {"instruction": "阿兰是谁？", "input": "", "output": "灯匠"}

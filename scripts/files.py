@@ -1,0 +1,155 @@
+"""Data files: where they are (a path, or a data set on the Hub), how their bytes become text, and their text JSON.
+
+All that is wrong with somebody's data is a `DataError`, raised here and in the modules that know what the data should be.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import datasets
+from datasets import Dataset, DatasetDict
+
+from scripts.profiles import shown
+
+UNLIKELY = re.compile("[\ue000-\uf8ff\x80-\x9f]")  # what a file in another encoding gives when read as GB18030
+
+
+class DataError(ValueError):
+    """Data are wrong; the message names file, line (or record) and field, what is wrong and what would be right."""
+
+
+# ---------------------------------------------------------------- find
+
+
+def find_files(source: str | Path, split: str | None, suffixes: tuple[str, ...]) -> list[Path] | None:
+    """The file that `source` names, or those in the folder that it names, by name; None where it is a Hub id.
+
+    What exists here, ends in one of `suffixes`, begins with . ~ or /, or has more than one slash is a path; any other
+    text, "squad_v2" or "owner/name", is a Hub id, unless "owner" is a folder here.
+    Raises DataError for a path without such files, and for one with a `split`, which only Hub ids have.
+    """
+    if not _is_path(source, suffixes):
+        return None
+    path = Path(source).expanduser()
+    if split is not None:
+        raise DataError(f"{shown(path)}: split={split!r} is for Hub ids; a path to the split's own file is right")
+    right = f"{', '.join(suffixes[:-1])} or {suffixes[-1]}"
+    if not path.exists():
+        raise DataError(f"{shown(path)}: no such file or folder; a {right} file or a folder of them is right")
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if _ends(file, suffixes) and not file.name.startswith("."))
+        if not files:
+            raise DataError(f"{shown(path)}: no {right} file in this folder; at least one is right")
+        return files
+    if not _ends(path, suffixes):
+        raise DataError(f"{shown(path)}: ends in {path.suffix!r}; {right} is right")
+    return [path]
+
+
+def _is_path(source: str | Path, suffixes: tuple[str, ...]) -> bool:
+    text = str(source)
+    looks = text.startswith((".", "~", "/")) or "\\" in text or text.count("/") > 1
+    inside = "/" in text and Path(text).parent.is_dir()  # a folder of ours is no owner on the Hub
+    return isinstance(source, Path) or looks or inside or _ends(Path(text), suffixes) or Path(text).exists()
+
+
+def _ends(path: Path, suffixes: tuple[str, ...]) -> bool:
+    return path.suffix.lower() in suffixes
+
+
+def load_hub(name: str, split: str | None) -> Dataset:
+    """A `split` of a data set on the Hub; DataError where the Hub does not give it, or for no `split` where it has some."""
+    try:
+        found = datasets.load_dataset(name, split=split)
+    except Exception as error:  # the network, the Hub, the id, the split: a dozen types, each with a good message
+        raise DataError(f"{name}: no file or folder here, and the Hub does not give it ({error})") from error
+    if isinstance(found, DatasetDict):
+        raise DataError(f"{name}: split=None; one of its splits is right: {', '.join(found)}")
+    return found
+
+
+# ---------------------------------------------------------------- decode
+
+
+def read_text(path: str | Path) -> str:
+    """A file's text, with or without a byte order mark; DataError says where the first byte is that is not UTF-8."""
+    raw = Path(path).read_bytes()
+    try:
+        return raw.decode("utf-8").removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        guess = "utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "gb18030"
+        hint = f"it reads as {guess.upper()}: save it as UTF-8" if _decodes(raw, guess) else "save it as UTF-8"
+        raise DataError(f"{shown(path)}: byte {error.start} (0x{raw[error.start]:02x}) is not UTF-8; {hint}") from None
+
+
+def _decodes(raw: bytes, encoding: str) -> bool:
+    try:
+        raw.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+# ---------------------------------------------------------------- parse
+
+
+def parse_json(text: str, file: str, first_line: int = 1):
+    """The value of a JSON text that begins at `first_line` of `file`; DataError for bad JSON and repeated keys."""
+    try:
+        value = json.loads(text, object_pairs_hook=_Object)
+    except json.JSONDecodeError as error:
+        line = first_line + error.lineno - 1
+        raise DataError(f"{file}: line {line}, column {error.colno}: not JSON ({error.msg})") from None
+    _refuse_repeats(value, file if first_line == 1 else f"{file}: line {first_line}")
+    return value
+
+
+def whole_json(text: str, file: str):
+    """The one value of a .json file's text, as `parse_json` gives it; JSON Lines in it are told apart."""
+    try:
+        return parse_json(text, file)
+    except DataError as error:
+        hint = "; one object a line is JSON Lines, whose files end in .jsonl" if "(Extra data)" in str(error) else ""
+        raise DataError(f"{error}{hint}") from None
+
+
+def json_lines(text: str, file: str) -> Iterator[tuple[int, object]]:
+    """(line number, value) of each line of a .jsonl file's text; DataError for an empty line, and as `parse_json`."""
+    for number, line in enumerate(text.removesuffix("\n").split("\n"), 1):
+        if not line.strip():
+            raise DataError(f"{file}: line {number}: empty; one JSON object a line is right")
+        yield number, parse_json(line, file, first_line=number)
+
+
+class _Object(dict):
+    """A JSON object that remembers which keys stood in it more than once; a plain dict keeps the last one silently."""
+
+    def __init__(self, pairs: list[tuple]):
+        super().__init__(pairs)
+        self.repeated = [key for key, times in Counter(key for key, _ in pairs).items() if times > 1]
+
+
+def _refuse_repeats(value, file: str, keys: tuple[str, ...] = ()) -> None:
+    for key in getattr(value, "repeated", ()):
+        raise DataError(f"{file}: {', '.join((*keys, key))}: stands more than once; once is right")
+    items = value.items() if isinstance(value, dict) else enumerate(value, 1) if isinstance(value, list) else ()
+    for key, item in items:
+        _refuse_repeats(item, file, (*keys, str(key)))
+
+
+# ---------------------------------------------------------------- in a message
+
+
+def typed(value) -> str:
+    """A value and its type for a message, such as "7 (int)"; "missing" for None."""
+    return "missing" if value is None else f"{short(value)} ({type(value).__name__})"
+
+
+def short(value, most: int = 40) -> str:
+    text = repr(value)
+    return text if len(text) <= most else text[: most - 1] + "…"
