@@ -1,19 +1,21 @@
 """What a fine-tuning step takes in memory, on paper, before a model is downloaded or a GPU rented.
 
-`estimate` adds up one device's bytes, part by part. Weights, gradients and optimizer are counted from the model's shapes; a model on
-the `meta` device has those and no memory. Activations are counted as Korthikanti et al. do (2022, "Reducing Activation
-Recomputation in Large Transformer Models", arXiv:2205.05198): every tensor that the backward pass needs, layer by layer. Their
-34 s b h + 5 a s s b bytes are a GPT's in 16 bits; here the layer is Qwen2's and Llama's, as transformers, peft and torch run it:
+`estimate` adds up one device's bytes, part by part. Weights, gradients and optimizer are counted from the model's
+shapes; a model on the `meta` device has those and no memory. Activations are counted as Korthikanti et al. do (2022,
+"Reducing Activation Recomputation in Large Transformer Models", arXiv:2205.05198): every tensor that the backward pass
+needs, layer by layer. Their 34 s b h + 5 a s s b bytes are those of a GPT in 16 bits; here the layer is Qwen2's and
+Llama's, as transformers, peft and torch run it:
 
-- a norm keeps its input in float32. Frozen, it keeps no more; trained, its output too;
-- attention is SDPA: it keeps q, k, v, its output and one float32 per row and head, so nothing grows with tokens x tokens but the
-  mask, where there is one: SDPA makes a float copy of it in each layer, and k and v are repeated for all heads;
-- a frozen matrix keeps nothing, for its input is needed only by the gradient of a weight. Its LoRA keeps the input after
-  dropout (a copy of its own, as each matrix draws its own dropout), what dropout drew, and the r numbers in the middle;
-- the MLP keeps the gate, silu(gate) and up; silu(gate) x up belongs to the matrix below it.
+- a norm keeps its input in float32; if it is trained, what it multiplies by its weight, too;
+- attention is SDPA. It keeps q, k, v, its output and one float32 for each token and head. With a mask it keeps more: a
+  float copy of the mask in each layer, and k and v repeated for all heads;
+- a frozen matrix keeps nothing: its input is needed for the gradient of a weight only. Its LoRA keeps that input after
+  dropout (a copy for each matrix, as each draws its own), what dropout drew, and the r numbers in the middle;
+- the MLP keeps gate, silu(gate) and up; their product belongs to the matrix below.
 
-`saved_for_backward` measures the same on a real model. Not counted: the CUDA context (about half a GiB), what the allocator
-loses to fragments, kernels' scratch space.
+`saved_for_backward` measures the same on a real model; tests/test_planning.py holds the two together. Not counted: the
+CUDA context (about half a GiB), what the allocator loses to fragments, scratch space of kernels. Counted too high: LoRA
+in float32 without dropout, where neighbouring matrices share their input.
 """
 
 from __future__ import annotations
@@ -32,8 +34,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Pr
 GIB = 2**30
 
 
-def _qwen2(hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int, vocabulary: int) -> Qwen2Config:
-    return Qwen2Config(
+def _shape(family: type, hidden, intermediate, layers, heads, kv_heads, vocabulary) -> PreTrainedConfig:
+    return family(
         hidden_size=hidden,
         intermediate_size=intermediate,
         num_hidden_layers=layers,
@@ -45,21 +47,13 @@ def _qwen2(hidden: int, intermediate: int, layers: int, heads: int, kv_heads: in
 
 
 SHAPES = {
-    "1.5B": _qwen2(1536, 8960, 28, 12, 2, 151936),
-    "7B": _qwen2(3584, 18944, 28, 28, 4, 152064),
-    "14B": _qwen2(5120, 13824, 48, 40, 8, 152064),
-    "32B": _qwen2(5120, 27648, 64, 40, 8, 152064),
-    "70B": LlamaConfig(
-        hidden_size=8192,
-        intermediate_size=28672,
-        num_hidden_layers=80,
-        num_attention_heads=64,
-        num_key_value_heads=8,
-        vocab_size=128256,
-        tie_word_embeddings=False,
-    ),
+    "1.5B": _shape(Qwen2Config, 1536, 8960, 28, 12, 2, 151936),
+    "7B": _shape(Qwen2Config, 3584, 18944, 28, 28, 4, 152064),
+    "14B": _shape(Qwen2Config, 5120, 13824, 48, 40, 8, 152064),
+    "32B": _shape(Qwen2Config, 5120, 27648, 64, 40, 8, 152064),
+    "70B": _shape(LlamaConfig, 8192, 28672, 80, 64, 8, 128256),
 }
-"""The five dense sizes of DeepSeek-R1-Distill (the first four Qwen2, the last Llama), from their config.json on the Hub."""
+"""Five sizes of DeepSeek-R1-Distill (the last is Llama, the others Qwen2), from their config.json on the Hub."""
 
 
 def skeleton(config: PreTrainedConfig) -> PreTrainedModel:
@@ -69,7 +63,7 @@ def skeleton(config: PreTrainedConfig) -> PreTrainedModel:
 
 
 def lora_size(model: PreTrainedModel, lora: LoraConfig) -> int:
-    """Trainable parameters of that LoRA on `model`: r (d_in + d_out) for each matrix it is put beside."""
+    """Trainable parameters of that LoRA on `model`: r (d_in + d_out) for each matrix it stands beside."""
     return sum(lora.r * sum(module.weight.shape) for _, module in _targets(model, lora))
 
 
@@ -121,24 +115,6 @@ def _unit(name: str) -> str:
     return LAYER if ".layers." in name else EMBEDDING if "embed_tokens" in name else HEAD
 
 
-def _layer(model: PreTrainedModel, lora: LoraConfig | None, itemsize: int, masked: bool, noise: int) -> tuple[int, int]:
-    """What one decoder layer keeps for its backward: bytes a token, and bytes a token for each token of its row (the mask)."""
-    config, layer = model.config, model.model.layers[0]
-    hidden, heads = config.hidden_size, config.num_attention_heads
-    queries, keys = layer.self_attn.q_proj.out_features, layer.self_attn.k_proj.out_features
-    kept = 2 * 4 * hidden + 4 * heads  # norms; SDPA's log-sum-exp
-    kept += itemsize * (2 * queries + 2 * (queries if masked else keys))  # q, output, k, v
-    kept += itemsize * 3 * config.intermediate_size  # gate, silu(gate), up
-    if lora:
-        inputs = [module.in_features for _, module in _targets(layer, lora)]
-        kept += sum((itemsize + noise) * width + itemsize * lora.r for width in inputs)
-    else:
-        kept += 2 * 4 * hidden + itemsize * config.intermediate_size  # norms, before their weight; silu(gate) x up
-        # what q, k, v share and gate and up share; autocast makes a 16-bit copy of it for each of the five
-        kept += itemsize * hidden * (5 if itemsize < 4 else 2)
-    return kept, itemsize * masked
-
-
 def estimate(
     model: PreTrainedModel,
     lora: LoraConfig | None,
@@ -156,8 +132,8 @@ def estimate(
 ) -> dict[str, int]:
     """Bytes on each device at the peak of a training step with AdamW, part by part; their sum is the whole.
 
-    The peak is where the backward begins, or in its first layer. Gradients are counted as if all were there by then, which is so
-    with gradient accumulation; without it, the sum is too large by as much.
+    The peak is where the backward begins, or in its first layer. Gradients are counted as if all were there by then.
+    That is so with gradient accumulation; without it, the sum is too large by as much.
 
     Args:
         model: A Qwen2 or Llama with its real shapes: `skeleton(config)`. Others with the same layer come near.
@@ -165,12 +141,12 @@ def estimate(
         rows, tokens: A device's batch, and the length it is padded to. Packed rows are one row of all their tokens.
         trained: Positions of each row that get logits; None: all.
         dtype: Of computing, and of frozen weights.
-        four_bit: Frozen matrices of the layers in nf4 with double quantization (QLoRA). FSDP shards them only when they are
-            stored as floats: `bnb_4bit_quant_storage=torch.bfloat16`.
+        four_bit: Frozen matrices of the layers in nf4 with double quantization (QLoRA). FSDP shards them only when they
+            are stored as floats: `bnb_4bit_quant_storage=torch.bfloat16`.
         checkpointing: Gradient checkpointing: each layer keeps its input, and runs again in the backward.
         masked: Whether attention gets a mask, as it does when rows are padded or packed.
-        devices, sharded: Data parallel on so many devices. Each holds everything, or (FSDP) its share of it, and gathers the
-            weights layer by layer.
+        devices, sharded: Data parallel on so many devices. Each holds everything, or (FSDP) its share of it, and
+            gathers the weights layer by layer.
         on_cpu: Dropout notes what it drew as floats there, in one byte on a GPU.
 
     Raises:
@@ -178,78 +154,98 @@ def estimate(
     """
     if four_bit and lora is None:
         raise ValueError("four_bit=True with lora=None: 4-bit weights cannot be trained; give a LoraConfig")
-    stored, split = _stored(model, lora, dtype.itemsize, four_bit), devices if sharded else 1
+    size, config = dtype.itemsize, model.config
+    stored, split = _stored(model, lora, size, four_bit), devices if sharded else 1
     frozen = sum(t.held(split) for t in stored if not t.trained)
     if four_bit:  # bitsandbytes keeps the scales beside the weights, where FSDP does not see them
         quantized = sum(2 * t.held() for t in stored if t.itemsize == 1)
         frozen += quantized // NF4_BLOCK + 4 * quantized // (NF4_BLOCK * NF4_SCALES)
     weights = sum(t.held(split) for t in stored if t.trained)
-    # autocast's 16-bit copies of float32 matrices, which the backward keeps; FSDP gathers 16 bits in the first place
-    copies = Counter()
-    for t in stored:
-        if t.trained and t.multiplied and t.itemsize > dtype.itemsize and not sharded:
-            copies[t.unit] += prod(t.shape) * dtype.itemsize
+    copies = Counter() if sharded else _copies(stored, size)  # FSDP gathers 16 bits in the first place
+
     noise = 0 if not lora or not lora.lora_dropout else 4 if on_cpu else 1
     logits = rows * (tokens if trained is None else trained)
-    kept, layer = _activations(model, lora, rows, tokens, logits, dtype.itemsize, checkpointing, masked, noise)
-    layers, hidden, width = (
-        getattr(model.config, name) for name in ("num_hidden_layers", "hidden_size", "intermediate_size")
-    )
-    loss = 3 * 4 * logits * model.config.vocab_size  # log-probabilities and two gradients, in float32
-    backward = (
-        3 * 4 * rows * tokens * width
-    )  # gradients around the MLP's last matrix, and while 4-bit, itself in 16 bits
-    backward += dtype.itemsize * hidden * width if four_bit else 0
-    if checkpointing:  # the copies of all layers while autocast lasts, then one layer with its own
-        loss, backward = loss + copies[LAYER], backward + layer + copies[LAYER] // layers
+    layer = _layer(model, lora, rows, tokens, size, masked, noise)
+    kept = copies[HEAD] + _outside_layers(model, lora, rows * tokens, logits, size)
+    loss = 3 * 4 * logits * config.vocab_size  # log-probabilities and two gradients, in float32
+    # three gradients around the MLP's last matrix, float32 beside an adapter; from 4 bits the matrix itself is unpacked
+    backward = 3 * (4 if lora else size) * rows * tokens * config.intermediate_size
+    backward += size * config.hidden_size * config.intermediate_size if four_bit else 0
+    if checkpointing:
+        # of each layer its input; the copies of all last as long as autocast does, then a layer comes back with its own
+        kept += config.num_hidden_layers * rows * tokens * config.hidden_size * (size if lora else 4)
+        loss += copies[LAYER]
+        backward += layer + copies[LAYER] // config.num_hidden_layers
+    else:
+        kept += config.num_hidden_layers * layer + copies[LAYER] - _before_adapters(model, lora, rows * tokens, noise)
     return {
         "frozen weights": frozen,
         "trained weights": weights,
         "gradients": weights,
         "optimizer": 2 * weights,  # Adam's two moments, in the format of the weights
-        "activations": kept + copies[HEAD] + (0 if checkpointing else copies[LAYER]),
+        "activations": kept,
         "working space": max(loss, backward),
-        "communication": _communication(stored, layers, dtype.itemsize, sharded) if devices > 1 else 0,
+        "communication": _communication(stored, config.num_hidden_layers, size, sharded) if devices > 1 else 0,
     }
 
 
-def _activations(
-    model: PreTrainedModel,
-    lora: LoraConfig | None,
-    rows: int,
-    tokens: int,
-    logits: int,
-    itemsize: int,
-    checkpointing: bool,
-    masked: bool,
-    noise: int,
-) -> tuple[int, int]:
-    """Bytes that the forward keeps for the backward, and those of a single layer when it keeps all it needs."""
-    per_token, per_pair = _layer(model, lora, itemsize, masked, noise)
-    layer = rows * tokens * (per_token + per_pair * tokens)
-    norm = rows * tokens * 4 * model.config.hidden_size  # one float32 number for each of a token's
-    stream = norm * (itemsize if lora else 4) // 4  # what goes from layer to layer, in the embedding's format
-    kept = model.config.num_hidden_layers * (stream if checkpointing else layer) + norm
-    if lora is None:  # the last norm's output before its weight, and after it for the head
-        kept += norm + logits * itemsize * model.config.hidden_size
-    elif not checkpointing:  # nothing that is trained stands before the first norm and the dropouts behind it
-        first = [name for name, _ in _targets(model.model.layers[0].self_attn, lora) if name != "o_proj"]
-        kept -= norm + norm * noise * len(first) // 4
-    return kept, layer
+def _copies(stored: list[_Stored], itemsize: int) -> Counter:
+    """Bytes, for each unit, of the copies that autocast makes of float32 matrices; the backward keeps them."""
+    copies = Counter()
+    for t in stored:
+        if t.trained and t.multiplied and t.itemsize > itemsize:
+            copies[t.unit] += prod(t.shape) * itemsize
+    return copies
+
+
+def _layer(
+    model: PreTrainedModel, lora: LoraConfig | None, rows: int, tokens: int, itemsize: int, masked: bool, noise: int
+) -> int:
+    """Bytes that a decoder layer keeps for its backward; the module's docstring says of what."""
+    config, layer = model.config, model.model.layers[0]
+    hidden, intermediate = config.hidden_size, config.intermediate_size
+    queries, keys = layer.self_attn.q_proj.out_features, layer.self_attn.k_proj.out_features
+    kept = 2 * 4 * hidden + 4 * config.num_attention_heads  # of a token: inputs of the norms, SDPA's log-sum-exp
+    kept += itemsize * (2 * queries + 2 * (queries if masked else keys) + 3 * intermediate)
+    kept += itemsize * tokens if masked else 0
+    if lora:
+        for _, module in _targets(layer, lora):
+            kept += (itemsize + noise) * module.in_features + itemsize * lora.r
+    else:
+        kept += 2 * 4 * hidden + itemsize * intermediate
+        # what q, k, v share and gate and up share; autocast makes a copy of it for each of the five
+        kept += itemsize * hidden * (5 if itemsize < 4 else 2)
+    return rows * tokens * kept
+
+
+def _outside_layers(model: PreTrainedModel, lora: LoraConfig | None, batch: int, logits: int, itemsize: int) -> int:
+    """Bytes that the last norm keeps, and when all is trained the head, of `batch` tokens."""
+    hidden = model.config.hidden_size
+    return batch * 4 * hidden if lora else 2 * batch * 4 * hidden + logits * itemsize * hidden
+
+
+def _before_adapters(model: PreTrainedModel, lora: LoraConfig | None, batch: int, noise: int) -> int:
+    """Bytes that the first layer does not keep: its norm, and dropout into q, k and v, have nothing trained before them."""
+    if lora is None:
+        return 0
+    inputs = [name for name, _ in _targets(model.model.layers[0].self_attn, lora) if name != "o_proj"]
+    return batch * model.config.hidden_size * (4 + noise * len(inputs))
 
 
 def _communication(stored: list[_Stored], layers: int, itemsize: int, sharded: bool) -> int:
-    """What several devices need beside their share.
+    """Bytes that several devices need beside their share.
 
-    DistributedDataParallel copies the gradients into buckets. FSDP2, as accelerate sets it up, has two layers gathered, the one at
-    work and the next, and the embedding or the head; of what is trained the gradients too, before they are summed and dealt out.
+    DistributedDataParallel copies the gradients into buckets. FSDP2, as accelerate sets it up, gathers each layer, the
+    embedding, and the head with the last norm apart, and holds two of them: the one at work and the next. Of what is
+    trained the gradients come on top, before they are summed and dealt out.
     """
     if not sharded:
         return sum(t.held() for t in stored if t.trained)
     gathered = Counter()
     for t in stored:
         gathered[t.unit] += 2 * prod(t.shape) * itemsize if t.trained else t.held()
-    return 2 * gathered[LAYER] // layers + max(gathered[EMBEDDING], gathered[HEAD])
+    layer = gathered[LAYER] // layers
+    return layer + max(layer, gathered[EMBEDDING], gathered[HEAD])
 
 
 def rows_that_fit(memory: int, model: PreTrainedModel, lora: LoraConfig | None, **step) -> int:
@@ -267,8 +263,8 @@ def rows_that_fit(memory: int, model: PreTrainedModel, lora: LoraConfig | None, 
 def saved_for_backward(model: nn.Module, batch: dict[str, torch.Tensor], dtype: torch.dtype) -> int:
     """Bytes that a forward of `model` really keeps for the backward: what `estimate` calls activations.
 
-    Storages are counted once, parameters and buffers not at all. `batch` goes to the model without its labels, so the loss is not
-    in it. Computing is in `dtype`, by autocast where that is not float32.
+    Storages are counted once, parameters and buffers not at all. `batch` goes in without its labels, so the loss is not
+    counted. Computing is in `dtype`, by autocast where that is not float32.
     """
     own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
     saved: list[torch.Tensor] = []  # held, so that no address is used twice

@@ -64,6 +64,15 @@ def test_a_config_that_is_not_there_is_an_error_that_lists_those_that_are(capsys
     assert "none.yaml: no such file; there are data_parallel.yaml" in capsys.readouterr().err
 
 
+def test_fsdp_without_a_gpu_is_refused_and_not_replaced_in_silence(capsys, monkeypatch):
+    monkeypatch.setattr(launcher, "cuda_is_available", lambda: False)
+    assert launcher.main(["--nb", "02", "--config", "configs/fsdp.yaml"]) == 1
+    assert (
+        "configs/fsdp.yaml shards a model over GPUs, and there is none here; leave CONFIG out"
+        in capsys.readouterr().err
+    )
+
+
 @pytest.mark.parametrize("processes", ["0", "-1", "two"])
 def test_a_number_of_processes_that_makes_no_sense_is_refused(processes, capsys):
     with pytest.raises(SystemExit):

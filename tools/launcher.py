@@ -18,7 +18,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import yaml
 from nbconvert import PythonExporter
+from torch.cuda import is_available as cuda_is_available
 
 from scripts.artifacts import write_text
 from scripts.profiles import ROOT, Profile, load_profile, shown
@@ -49,6 +51,14 @@ def config_file(name: str) -> Path:
         there = ", ".join(sorted(config.name for config in DEFAULT.parent.glob("*.yaml")))
         raise RunError(f"{name}: no such file; there are {there} in configs/")
     return path
+
+
+def refuse_fsdp_without_gpus(config: Path) -> None:
+    """Raise RunError for a config of FSDP where there is no GPU: accelerate would run data parallel and not say so."""
+    if yaml.safe_load(config.read_text(encoding="utf-8")).get("distributed_type") == "FSDP" and not cuda_is_available():
+        raise RunError(
+            f"{shown(config)} shards a model over GPUs, and there is none here; leave CONFIG out for data parallel"
+        )
 
 
 def count(text: str) -> int:
@@ -105,7 +115,9 @@ def main(arguments: list[str] | None = None) -> int:
     ours, options = parser.parse_known_args(arguments)
     try:
         notebook = choose(find_notebooks(ROOT / "notebooks"), ours.nb)
-        launch(notebook, load_profile(), ours.processes, config_file(ours.config), options)
+        config = config_file(ours.config)
+        refuse_fsdp_without_gpus(config)
+        launch(notebook, load_profile(), ours.processes, config, options)
     except (RunError, ValueError) as error:
         print(f"\n{error}\nThe same command goes on where this one stopped.", file=sys.stderr)
         return 1

@@ -5,6 +5,7 @@ is that of the profile in both, shared by the processes.
 """
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -36,25 +37,41 @@ def dropout_off(script: Path) -> None:
     script.write_text(text.replace("lora_dropout=0.05", "lora_dropout=0.0"), encoding="utf-8")
 
 
-def launcher(name: str, outputs: Path, processes: int) -> subprocess.Popen:
+# accelerate shards over GPUs only; told that these processes have some, it does the same on CPU, over gloo.
+FSDP_ON_CPU = """
+import accelerate.state
+plain = accelerate.state.AcceleratorState.__init__
+def forced(self, *args, **kwargs):
+    if not accelerate.state.AcceleratorState._shared_state:
+        accelerate.state.PartialState(cpu=True)
+        accelerate.state.PartialState._shared_state["distributed_type"] = accelerate.DistributedType.MULTI_GPU
+    plain(self, *args, **kwargs)
+accelerate.state.AcceleratorState.__init__ = forced
+"""
+
+
+def launcher(name: str, outputs: Path, processes: int, fsdp: bool = False) -> subprocess.Popen:
     """The launcher with a notebook, dropout off."""
     code = (
-        "import sys; from tools import launcher; from tests.runs.test_launch import dropout_off\n"
+        "import sys; from tools import launcher; from tests.runs import test_launch\n"
         "export = launcher.export\n"
-        "def without_dropout(notebook, script):\n"
-        "    dropout_off(export(notebook, script))\n"
+        "def changed(notebook, script):\n"
+        "    test_launch.dropout_off(export(notebook, script))\n"
+        f"    if {fsdp}: script.write_text(test_launch.FSDP_ON_CPU + script.read_text())\n"
         "    return script\n"
-        "launcher.export = without_dropout\n"
-        f"sys.exit(launcher.main(['--nb', '{name}', '--processes', '{processes}']))"
+        "launcher.export = changed\n"
+        "launcher.cuda_is_available = lambda: True\n"
+        f"config = 'configs/fsdp.yaml' if {fsdp} else str(launcher.DEFAULT)\n"
+        f"sys.exit(launcher.main(['--nb', '{name}', '--processes', '{processes}', '--config', config]))"
     )
     environment = {**os.environ, **SIZES, "COOKBOOK_OUTPUTS": str(outputs)}
     line = [sys.executable, "-c", code]
     return subprocess.Popen(line, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def run(name: str, outputs: Path, processes: int) -> str:
+def run(name: str, outputs: Path, processes: int, fsdp: bool = False) -> str:
     """Standard output of a launch that ended well."""
-    process = launcher(name, outputs, processes)
+    process = launcher(name, outputs, processes, fsdp)
     printed, errors = process.communicate(timeout=900)
     assert process.returncode == 0, errors
     return printed
@@ -109,6 +126,19 @@ def test_a_killed_worker_ends_the_run_and_the_rerun_ends_as_one_process_does(fol
         two["eval_loss"].dropna(), one["eval_loss"].dropna(), rtol=1e-2
     )  # a mean of batches' means
     one, two = (load_file(outputs / weights) for outputs in folders.values())
+    for key in one:
+        np.testing.assert_allclose(two[key], one[key], atol=2e-3)
+
+
+def test_a_sharded_model_trains_and_answers_as_a_whole_one(folders, tmp_path):
+    """FSDP 2: each process holds half of every layer; the adapter is gathered before it is saved."""
+    shutil.copytree(folders[1] / "01_dataset_expansion", tmp_path / "01_dataset_expansion")
+    run("02", tmp_path, 2, fsdp=True)
+    one, two = (log(outputs, "02_lora_sft") for outputs in (folders[1], tmp_path))
+    np.testing.assert_allclose(two["loss"].dropna(), one["loss"].dropna(), rtol=1e-4)
+    one, two = (
+        load_file(outputs / "02_lora_sft/adapter/adapter_model.safetensors") for outputs in (folders[1], tmp_path)
+    )
     for key in one:
         np.testing.assert_allclose(two[key], one[key], atol=2e-3)
 

@@ -1,0 +1,327 @@
+"""Memory on paper beside memory measured: published sizes, peft's adapters, tensors really kept, a real FSDP."""
+
+import weakref
+from dataclasses import dataclass
+
+import pytest
+import torch
+from accelerate.utils import calculate_maximum_sizes
+from peft import LoraConfig, get_peft_model
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+from scripts.planning import (
+    GIB,
+    SHAPES,
+    estimate,
+    lora_size,
+    rows_that_fit,
+    saved_for_backward,
+    skeleton,
+)
+
+ATTENTION, MLP = ["q_proj", "k_proj", "v_proj", "o_proj"], ["gate_proj", "up_proj", "down_proj"]
+VOCABULARY = 501
+
+
+def adapter(*targets, r=8, dropout=0.05):
+    return LoraConfig(r=r, lora_dropout=dropout, target_modules=list(targets or ATTENTION + MLP), task_type="CAUSAL_LM")
+
+
+def tiny(kind=Qwen2Config, **changes):
+    sizes = {"hidden_size": 64, "intermediate_size": 175, "num_hidden_layers": 3, "num_attention_heads": 4}
+    more = {"num_key_value_heads": 2, "vocab_size": VOCABULARY, "tie_word_embeddings": False}
+    return kind(**(sizes | more | changes))
+
+
+def built(config, lora=None, dtype=torch.float32, checkpointing=False):
+    """A real model with random weights, as the trainers prepare it."""
+    kind = Qwen2ForCausalLM if isinstance(config, Qwen2Config) else LlamaForCausalLM
+    model = kind._from_config(config, dtype=dtype if lora else torch.float32, attn_implementation="sdpa")
+    if checkpointing:
+        model.activation_checkpointing_enable()
+    if lora:
+        model = get_peft_model(model, lora)
+        if checkpointing:
+            model.enable_input_require_grads()
+    return model.train()
+
+
+def batch(rows, tokens, padding=0):
+    ids = torch.randint(VOCABULARY, (rows, tokens))
+    mask = torch.ones_like(ids)
+    mask[0, :padding] = 0
+    return {"input_ids": ids, "attention_mask": mask, "labels": ids}
+
+
+# --- weights
+
+
+@pytest.mark.parametrize(
+    ("size", "published"),  # the totals that the Hub shows for each checkpoint's safetensors
+    [
+        ("1.5B", 1_777_088_000),
+        ("7B", 7_615_616_512),
+        ("14B", 14_770_033_664),
+        ("32B", 32_763_876_352),
+        ("70B", 70_553_706_496),
+    ],
+)
+def test_shapes_have_the_published_number_of_parameters_and_take_no_memory(size, published):
+    model = skeleton(SHAPES[size])
+    assert model.num_parameters() == published
+    assert all(parameter.is_meta for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    "targets", [ATTENTION + MLP, ["q_proj", "v_proj"], ["embed_tokens", "lm_head", *ATTENTION], ["down_proj"]]
+)
+@pytest.mark.parametrize("kind", [Qwen2Config, LlamaConfig])
+def test_lora_size_is_what_peft_makes(kind, targets):
+    lora = adapter(*targets)
+    made, _ = built(tiny(kind), lora).get_nb_trainable_parameters()
+    assert lora_size(skeleton(tiny(kind)), lora) == made
+
+
+def test_lora_size_of_the_7b_by_hand():
+    # r (d_in + d_out): q and o 3584 + 3584, k and v 3584 + 512, the MLP three times 3584 + 18944; 28 layers
+    by_hand = 32 * (2 * (3584 + 3584) + 2 * (3584 + 512) + 3 * (3584 + 18944)) * 28
+    assert lora_size(skeleton(SHAPES["7B"]), adapter(r=32)) == by_hand
+
+
+@pytest.mark.parametrize("size", ["7B", "70B"])
+def test_frozen_weights_are_what_accelerate_counts(size):
+    model = skeleton(SHAPES[size])
+    frozen = estimate(model, adapter(), rows=1, tokens=1)["frozen weights"]
+    in_16_bits = model.to(torch.bfloat16)
+    total, _ = calculate_maximum_sizes(in_16_bits)
+    assert frozen == total - sum(buffer.nbytes for buffer in in_16_bits.buffers())
+
+
+def test_four_bits_are_4_127_for_each_weight_of_the_layers_and_16_elsewhere():
+    layers = 28 * (2 * 3584 * 3584 + 2 * 3584 * 512 + 3 * 3584 * 18944)
+    others = 7_615_616_512 - layers  # embedding, head, norms, biases
+    frozen = estimate(skeleton(SHAPES["7B"]), adapter(), rows=1, tokens=1, four_bit=True)["frozen weights"]
+    assert frozen == pytest.approx(layers * 4.127 / 8 + others * 2, rel=1e-5)  # 0.127: QLoRA, section 3
+
+
+def test_four_bits_without_an_adapter_are_refused():
+    with pytest.raises(ValueError, match=r"4-bit weights cannot be trained; give a LoraConfig"):
+        estimate(skeleton(tiny()), None, rows=1, tokens=8, four_bit=True)
+
+
+# --- gradients and optimizer
+
+
+@pytest.mark.parametrize("lora", [adapter(), None], ids=["lora", "full"])
+def test_gradients_and_adam_after_a_real_step_are_as_predicted_to_the_byte(lora):
+    model = built(tiny(), lora)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained)
+    model(**batch(2, 8), use_cache=False).loss.backward()
+    optimizer.step()
+    moments = [state[name] for state in optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")]
+
+    parts = estimate(skeleton(tiny()), lora, rows=2, tokens=8, dtype=torch.float32)
+    assert parts["trained weights"] == sum(parameter.nbytes for parameter in trained)
+    assert parts["gradients"] == sum(parameter.grad.nbytes for parameter in trained)
+    assert parts["optimizer"] == sum(moment.nbytes for moment in moments)
+    assert parts["frozen weights"] == sum(p.nbytes for p in model.parameters() if not p.requires_grad)
+
+
+# --- activations
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
+@pytest.mark.parametrize("padding", [0, 5], ids=["full rows", "padded"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("lora", [adapter(r=16), None], ids=["lora", "full"])
+def test_activations_are_what_torch_keeps_for_the_backward(lora, dtype, padding, checkpointing):
+    config = tiny()
+    kept = saved_for_backward(built(config, lora, dtype, checkpointing), batch(3, 96, padding), dtype)
+    options = {"dtype": dtype, "checkpointing": checkpointing, "masked": padding > 0, "on_cpu": True}
+    assert estimate(skeleton(config), lora, rows=3, tokens=96, **options)["activations"] == pytest.approx(
+        kept, rel=0.02
+    )
+
+
+@pytest.mark.parametrize(
+    ("rows", "tokens", "sizes"),
+    [
+        (1, 256, {}),
+        (16, 16, {"hidden_size": 128, "num_attention_heads": 8}),
+        (4, 64, {"num_hidden_layers": 8, "num_key_value_heads": 1}),
+        (4, 64, {"intermediate_size": 900}),
+        (2, 32, {"kind": LlamaConfig, "num_key_value_heads": 4}),
+    ],
+)
+def test_activations_hold_for_other_shapes(rows, tokens, sizes):
+    config = tiny(**sizes)
+    kept = saved_for_backward(built(config, adapter(), torch.bfloat16), batch(rows, tokens), torch.bfloat16)
+    parts = estimate(skeleton(config), adapter(), rows=rows, tokens=tokens, masked=False, on_cpu=True)
+    assert parts["activations"] == pytest.approx(kept, rel=0.02)
+
+
+@pytest.mark.parametrize("lora", [adapter(*ATTENTION), adapter("q_proj", "v_proj"), adapter(dropout=0.0)])
+def test_activations_hold_for_other_adapters(lora):
+    kept = saved_for_backward(built(tiny(), lora, torch.bfloat16), batch(2, 64), torch.bfloat16)
+    parts = estimate(skeleton(tiny()), lora, rows=2, tokens=64, masked=False, on_cpu=True)
+    assert parts["activations"] == pytest.approx(kept, rel=0.02)
+
+
+def test_measuring_leaves_the_model_in_the_mode_it_was_in():
+    model = built(tiny(), adapter()).eval()
+    assert saved_for_backward(model, batch(1, 8), torch.float32) > 0
+    assert not model.training and all(parameter.grad is None for parameter in model.parameters())
+
+
+# --- the whole
+
+
+class LiveMemory(TorchDispatchMode):
+    """Counts the bytes of all tensors that are alive, operation by operation: a slow stand-in for a GPU's own counter."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.alive, self.now, self.peak = set(), 0, 0
+        for tensor in (*model.parameters(), *model.buffers()):
+            self.add(tensor)
+
+    def add(self, tensor):
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self.alive:
+            self.alive.add(storage._cdata)
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self.drop, storage._cdata, storage.nbytes())
+
+    def drop(self, key, size):
+        self.alive.discard(key)
+        self.now -= size
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                self.add(leaf)
+        return result
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
+@pytest.mark.parametrize("trained", [2, 64], ids=["few logits", "all logits"])
+@pytest.mark.parametrize(
+    ("lora", "dtype"),
+    [(adapter(), torch.float32), (adapter(), torch.bfloat16), (None, torch.bfloat16)],
+    ids=["lora float32", "lora bfloat16", "full bfloat16"],
+)
+def test_the_sum_is_the_peak_of_a_real_step_with_accumulated_gradients(lora, dtype, trained, checkpointing):
+    rows, tokens, config = 8, 64, tiny(hidden_size=128, intermediate_size=350, num_hidden_layers=6)
+    model = built(config, lora, dtype, checkpointing)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], fused=True)
+    data = batch(rows, tokens, padding=5)
+    data["shift_labels"] = data["labels"][:, :trained].contiguous()
+    with LiveMemory(model) as memory:
+        for step in range(3):
+            with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+                loss = model(**data, logits_to_keep=torch.arange(trained), use_cache=False).loss
+            loss.backward()
+            if step == 0:
+                optimizer.step()  # Adam's moments are there from now on
+                memory.peak = 0
+    options = {"dtype": dtype, "checkpointing": checkpointing, "trained": trained, "on_cpu": True}
+    parts = estimate(skeleton(config), lora, rows=rows, tokens=tokens, **options)
+    assert sum(parts.values()) == pytest.approx(memory.peak, rel=0.06)
+
+
+def test_rows_that_fit_fit_and_one_more_does_not():
+    model, step = skeleton(SHAPES["1.5B"]), {"tokens": 512, "trained": 64, "checkpointing": True}
+    rows = rows_that_fit(12 * GIB, model, adapter(), **step)
+    needed = [sum(estimate(model, adapter(), rows=n, **step).values()) for n in (rows, rows + 1)]
+    assert rows > 0 and needed[0] <= 12 * GIB < needed[1]
+
+
+def test_no_row_fits_where_the_weights_do_not():
+    assert rows_that_fit(12 * GIB, skeleton(SHAPES["7B"]), adapter(), tokens=512) == 0
+
+
+# --- several devices
+
+
+def test_data_parallel_adds_buckets_of_the_gradients_and_shares_nothing():
+    alone = estimate(skeleton(tiny()), adapter(), rows=2, tokens=16)
+    one_of_8 = estimate(skeleton(tiny()), adapter(), rows=2, tokens=16, devices=8)
+    assert one_of_8 == alone | {"communication": alone["gradients"]}
+
+
+def test_fsdp_keeps_the_scales_of_4_bit_weights_whole_and_shares_the_rest():
+    def frozen(**more):
+        return estimate(skeleton(SHAPES["70B"]), adapter(), rows=1, tokens=1, **more)["frozen weights"]
+
+    scales = frozen(four_bit=True) - frozen(four_bit=True, devices=2, sharded=True)
+    scales = frozen(four_bit=True) - 2 * scales  # what halving did not halve
+    layers = 80 * (2 * 8192 * 8192 + 2 * 8192 * 1024 + 3 * 8192 * 28672)
+    assert scales == pytest.approx(layers * 0.127 / 8, rel=0.01)
+    assert frozen(devices=8, sharded=True) * 8 == frozen()  # in 16 bits: every first dimension is a multiple of 8
+
+
+@dataclass
+class Share:
+    """What a process of the FSDP run found it holds."""
+
+    frozen: int
+    trained: int
+    optimizer: int
+    gathered: list[int]
+
+
+def fsdp_process(rank, folder, lora):
+    """One of two processes: wrap as accelerate does, take a step, write down what is held."""
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import DTensor
+
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    model = built(tiny(), lora)
+    causal_lm, mesh, gathered = model.get_base_model(), init_device_mesh("cpu", (2,)), []
+    for unit in (*causal_lm.model.layers, causal_lm.model.embed_tokens):
+        fully_shard(unit, mesh=mesh)
+    fully_shard([causal_lm.model.norm, causal_lm.lm_head], mesh=mesh, reshard_after_forward=False)
+    fully_shard(model, mesh=mesh)
+
+    def note(*_):
+        gathered.append(sum(p.nbytes for p in model.parameters() if not isinstance(p, DTensor)))
+
+    for module in (*causal_lm.model.layers, causal_lm.lm_head):
+        module.register_forward_hook(note)
+        module.register_full_backward_hook(note)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
+    model(**batch(2, 16), use_cache=False).loss.backward()
+    optimizer.step()
+
+    def held(tensors):
+        return sum(tensor.to_local().nbytes for tensor in tensors)
+
+    moments = [state[name] for state in optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")]
+    parts = [held(p for p in model.parameters() if p.requires_grad is trained) for trained in (False, True)]
+    torch.save(Share(*parts, held(moments), gathered), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_fsdp_shares_are_as_predicted_to_the_byte(tmp_path):
+    torch.multiprocessing.spawn(fsdp_process, args=(str(tmp_path), adapter()), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(2))
+    parts = estimate(skeleton(tiny()), adapter(), rows=2, tokens=16, dtype=torch.float32, devices=2, sharded=True)
+    assert (first.frozen, first.trained) == (parts["frozen weights"], parts["trained weights"])
+    assert first.optimizer == parts["optimizer"]
+    assert second.frozen < first.frozen, "175 and 501 rows have no half: the first process holds the row over"
+
+    model = built(tiny(), adapter())
+    layer = sum(p.nbytes for p in model.get_base_model().model.layers[0].parameters())
+    trained = sum(p.nbytes for p in model.get_base_model().model.layers[0].parameters() if p.requires_grad)
+    head = (VOCABULARY + 1) * 64 * 4  # with the last norm
+    assert set(first.gathered) - {0} == {layer, head}, "one of them is at work at a time"
+    assert parts["communication"] == 2 * (layer + trained), (
+        "and the next on its way; gradients are as large as what is trained"
+    )
