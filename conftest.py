@@ -9,6 +9,10 @@ def pytest_collection_modifyitems(items):
     for item in items:
         parameters = getattr(item, "callspec", None)
         name = parameters.params.get("name", "") if parameters else item.path.stem
-        if isinstance(name, str) and (item.path.suffix == ".ipynb" or item.path.parent.name == "runs"):
+        if (
+            item.get_closest_marker("xdist_group") is None
+            and isinstance(name, str)
+            and (item.path.suffix == ".ipynb" or item.path.parent.name == "runs")
+        ):
             test = getattr(item, "originalname", "notebook")
             item.add_marker(pytest.mark.xdist_group(f"{test} {'chain' if name.startswith(CHAIN) else name}"))

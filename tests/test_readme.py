@@ -14,11 +14,16 @@ from scripts.profiles import ROOT, Profile
 PATHS = ROOT / "README.md", ROOT / "README.zh-CN.md"
 TEXTS = [path.read_text(encoding="utf-8") for path in PATHS]
 README = TEXTS[0]
+TABLES = {  # of results: name, what a figure looks like, how many there are
+    "02": ("results", r"\d+\.\d%", 9),
+    "05": ("reading", r"\d+\.\d", 9),
+    "06": ("scores", r"\d+\.\d+", 8),
+    "07": ("ratings", r"\d+\.\d+", 12),
+}
 BOTH = pytest.mark.parametrize("text", TEXTS, ids=["English", "Chinese"])
 
 
 def section(text: str, name: str) -> str:
-    """What stands between the comments `name` and `end of name`."""
     return text.split(f"<!-- {name}")[1].split("-->", 1)[1].split(f"<!-- end of {name}")[0]
 
 
@@ -37,36 +42,28 @@ def code(text: str) -> list[str]:
     return [re.sub(r"(^|\s+)#.*", "", line) for line in lines] + sorted(re.findall(r"`([^`\n]+)`", body))
 
 
-def shown_by(notebook: str) -> str:
+def shown_by(chapter: str) -> str:
     """All that the committed notebook shows as text or HTML."""
-    cells = nbformat.read(ROOT / "notebooks" / f"{notebook}.ipynb", as_version=4).cells
+    cells = nbformat.read(next((ROOT / "notebooks").glob(f"{chapter}_*.ipynb")), as_version=4).cells
     outputs = [output for cell in cells for output in cell.get("outputs", [])]
     return " ".join(str(o.get("text", "")) + str(o.get("data", {}).get("text/html", "")) for o in outputs)
 
 
-@pytest.mark.parametrize(
-    ("name", "notebook", "figure", "count"),
-    [
-        ("results", "02_lora_sft", r"\d+\.\d%", 9),
-        ("reading", "05_squad_qa", r"\d+\.\d", 9),
-        ("scores", "06_perplexity_ifd", r"\d+\.\d+", 8),
-        ("ratings", "07_hupu_score_regression", r"\d+\.\d+", 12),
-    ],
-)
-def test_every_result_in_the_readme_is_shown_by_its_notebook(name, notebook, figure, count):
+@pytest.mark.parametrize("chapter", TABLES)
+def test_every_result_in_the_readme_is_shown_by_its_notebook(chapter):
+    name, figure, count = TABLES[chapter]
     results = re.findall(figure, section(README, name))
     assert len(results) == count
-    cells = re.findall(rf"[>\s]({figure})[\s<]", shown_by(notebook))
+    cells = re.findall(rf"[>\s]({figure})[\s<]", shown_by(chapter))
     assert [r for r in results if r not in cells] == []
 
 
 def test_every_figure_of_the_overview_stands_in_the_table_of_its_chapter():
-    detail = dict(zip(["02", "05", "06", "07"], ["results", "reading", "scores", "ratings"], strict=True))
     rows = re.findall(r"^\| (\d\d) \|(.*)$", section(README, "overview"), re.MULTILINE)
-    assert {chapter for chapter, _ in rows} == set(detail)
+    assert {chapter for chapter, _ in rows} == set(TABLES)
     for chapter, row in rows:
         figures = re.findall(r"\d+\.\d+%?", row)
-        assert figures and set(figures) <= set(re.findall(r"\d+\.\d+%?", section(README, detail[chapter])))
+        assert figures and set(figures) <= set(re.findall(r"\d+\.\d+%?", section(README, TABLES[chapter][0])))
 
 
 def on_paper(config, r, rows, tokens, trained, copies=("frozen weights",), dropout=0.0, **step) -> float:
@@ -79,7 +76,6 @@ def on_paper(config, r, rows, tokens, trained, copies=("frozen weights",), dropo
 
 def test_the_memory_of_each_card_is_what_the_planner_computes():
     over = "frozen weights", "trained weights", "optimizer"  # what a training that is over still holds
-    light = {"checkpointing": True}
 
     def sft(size, batch, **step):  # the longest rows of 02, packed into one: 35 tokens, 16 of them trained
         return on_paper(SHAPES[size], 32, 1, 35 * batch, 16 * batch, over, dropout=0.05, **step)
@@ -98,8 +94,8 @@ def test_the_memory_of_each_card_is_what_the_planner_computes():
     expected = [
         *(sft("1.5B", 16), weights("1.5B", 4), weights("1.5B", 2), scores(1536, 8960, 28, 12), ratings("1.5B", 16)),
         *(sft("7B", 16, four_bit=True), weights("7B", 4), weights("7B", 2), scores(2048, 11008, 36, 16)),
-        *(ratings("1.5B", 32), sft("7B", 32), weights("7B", 4), ratings("7B", 32), sft("14B", 32, **light)),
-        *(weights("14B", 4), sft("32B", 32, four_bit=True, **light), weights("32B", 4), weights("32B", 2)),
+        *(ratings("1.5B", 32), sft("7B", 32), weights("7B", 4), ratings("7B", 32), sft("14B", 32, checkpointing=True)),
+        *(weights("14B", 4), sft("32B", 32, four_bit=True, checkpointing=True), weights("32B", 4), weights("32B", 2)),
     ]
     written = re.findall(r"^\| \d+ GB \|.* (\S+) \|$", section(README, "hardware"), re.MULTILINE)
     assert written == [f"{gib:.1f}" for gib in expected]

@@ -22,6 +22,8 @@ from scripts.artifacts import read_json
 from scripts.profiles import ROOT
 from tests.runs.test_runs import SMALL, execute
 
+pytestmark = pytest.mark.xdist_group("launch")  # in one worker: they share the run in one process
+
 SIZES = {
     **SMALL,
     "COOKBOOK_EPOCHS": "2",
@@ -86,11 +88,12 @@ def log(outputs: Path, name: str) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> dict[int, Path]:
-    """Output folders for one process and for two; notebook 02 finds its rows in both."""
+    """Output folders for one process, where notebook 02 ran, and for two, where it finds its rows."""
     folder = tmp_path_factory.mktemp("launch")
     both = {processes: folder / str(processes) for processes in (1, 2)}
-    for outputs in both.values():
-        execute("01_dataset_expansion", outputs)
+    execute("01_dataset_expansion", both[1])
+    shutil.copytree(both[1], both[2])
+    run("02", both[1], 1)
     return both
 
 
@@ -109,7 +112,6 @@ def worker(process: psutil.Process, rank: int) -> psutil.Process:
 
 def test_a_killed_worker_ends_the_run_and_the_rerun_ends_as_one_process_does(folders):
     name, weights = "02_lora_sft", Path("02_lora_sft/adapter/adapter_model.safetensors")
-    run("02", folders[1], 1)
     process = launcher("02", folders[2], 2)
     wait_for_a_checkpoint(folders[2] / name / "checkpoints", process)
     worker(psutil.Process(process.pid), 1).send_signal(signal.SIGKILL)
