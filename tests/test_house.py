@@ -27,7 +27,7 @@ LAYERS = [
     "tiny_models",  # the small models, made of nearly all above
 ]
 # Functions that only their own module calls, public because a docstring or a column of the data names them.
-INSIDE = {"callbacks.tensorboard_folder", "dataset.template_id"}
+INSIDE = {"tiny_models.main", "callbacks.tensorboard_folder", "dataset.template_id"}
 
 
 def taken(code: str) -> set[str]:
