@@ -13,14 +13,17 @@ from __future__ import annotations
 
 import json
 import math
-import multiprocessing
+import os
 import random
+import subprocess
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import torch
 from accelerate import PartialState
@@ -513,8 +516,7 @@ def _train(model, lessons: list[list[dict]], collate, recipe, label: str, bfloat
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, len(batches), pct_start=0.1)
     model.train()
-    alone = multiprocessing.parent_process() is None  # bars of several models at once would overwrite each other
-    for batch in tqdm(batches, desc=label, unit="step", leave=False, mininterval=0.5, disable=not alone):
+    for batch in tqdm(batches, desc=label, unit="step", leave=False, mininterval=0.5):
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             loss = model(**collate(batch)).loss
         loss.backward()
@@ -572,19 +574,33 @@ def checkpoint(name: str) -> str:
     if name not in BUILDERS:
         return name
     build, recipe = BUILDERS[name]
-    folder = load_profile().models_dir / name
-    made_of = fingerprint(recipe, *_made_of(recipe))
+    folder = _folder(name)
     with PartialState().main_process_first():
-        if not (folder / "recipe.json").exists() or read_json(folder / "recipe.json")["fingerprint"] != made_of:
+        if not _is_built(name):
             started = time.monotonic()
             with _one_thread():
                 model, tokenizer = build(recipe)
             with atomic_folder(folder) as temporary:
                 model.save_pretrained(temporary)
                 tokenizer.save_pretrained(temporary)
-                write_json(temporary / "recipe.json", {"fingerprint": made_of, **asdict(recipe)})
+                write_json(temporary / "recipe.json", {"fingerprint": _fingerprint(name), **asdict(recipe)})
             print(f"built {shown(folder)} in {time.monotonic() - started:.0f} s: {model.num_parameters():,} parameters")
     return str(folder)
+
+
+def _folder(name: str) -> Path:
+    return load_profile().models_dir / name
+
+
+def _fingerprint(name: str) -> str:
+    recipe = BUILDERS[name][1]
+    return fingerprint(recipe, *_made_of(recipe))
+
+
+def _is_built(name: str) -> bool:
+    """Whether the folder holds the model as its recipe, text and alphabet are now."""
+    record = _folder(name) / "recipe.json"
+    return record.exists() and read_json(record)["fingerprint"] == _fingerprint(name)
 
 
 @contextmanager
@@ -597,17 +613,27 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def main() -> None:
-    """Build what the profile needs and is missing, a model on each core: what `make run` and `make test` begin with."""
+def main(names: list[str]) -> None:
+    """Build the models called `names`; without a name, those that the profile needs and has not, one on each core."""
     profile = load_profile()
-    names = [profile.scorer, profile.reader, profile.rater, profile.causal_lm, profile.encoder]  # the slowest first
-    ours = [name for name in dict.fromkeys(names) if name in BUILDERS]
-    spawn = multiprocessing.get_context("spawn")  # torch's threads don't survive a fork
-    with ProcessPoolExecutor(profile.cpu_threads, mp_context=spawn, initializer=quiet) as pool:
-        for name, folder in zip(ours, pool.map(checkpoint, ours), strict=True):
-            print(f"{name}: {shown(folder)}")
+    quiet()
+    if names:
+        for name in names:
+            checkpoint(name)
+        return
+    needed = [profile.scorer, profile.reader, profile.rater, profile.causal_lm, profile.encoder]  # the slowest first
+    missing = [name for name in dict.fromkeys(needed) if name in BUILDERS and not _is_built(name)]
+    if missing:
+        print(f"building {', '.join(missing)}: some minutes, once")
+    with ThreadPoolExecutor(profile.cpu_threads) as pool:
+        list(pool.map(_build_apart, missing))
 
 
-if __name__ == "__main__":
-    print("small models: building those that are missing takes some minutes")
-    main()
+def _build_apart(name: str) -> None:
+    """Build one model in a process of its own, without a bar: those of several would overwrite each other."""
+    command = [sys.executable, "-m", "scripts.tiny_models", name]
+    subprocess.run(command, check=True, cwd=ROOT, env={**os.environ, "TQDM_DISABLE": "1"})
+
+
+if __name__ == "__main__":  # `make run` and `make test` begin with this
+    main(sys.argv[1:])
