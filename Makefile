@@ -43,11 +43,11 @@ site: $(INSTALLED)  ## the notebooks and guides as a website in outputs/site, al
 
 test: lint  ## lint, unit tests, and every notebook executed on the tiny profile
 	$(TINY) $(VENV) -m scripts.tiny_models
-	$(TINY) $(VENV) -m pytest -n auto --dist loadfile tests --ignore=tests/runs
+	$(TINY) $(VENV) -m pytest -n auto --dist loadfile --durations=10 tests --ignore=tests/runs
 	rm -rf outputs/test
 	$(TINY) export COOKBOOK_OUTPUTS=outputs/test COOKBOOK_THREADS=1; \
 	  $(VENV) -m pytest -x -n auto --dist loadgroup --nbmake --nbmake-kernel=python3 --nbmake-timeout=900 notebooks
-	$(TINY) $(VENV) -m pytest -x -n auto --dist loadgroup tests/runs
+	$(TINY) $(VENV) -m pytest -x -n auto --dist loadgroup --durations=10 tests/runs
 
 lint: $(INSTALLED)  ## ruff over all code, notebooks included
 	$(VENV) -m ruff check .

@@ -171,6 +171,8 @@ def estimate(
     # three gradients around the MLP's last matrix, float32 beside an adapter; from 4 bits the matrix itself is unpacked
     backward = 3 * (4 if lora else size) * rows * tokens * config.intermediate_size
     backward += size * config.hidden_size * config.intermediate_size if four_bit else 0
+    # a new gradient, before it is added to the old
+    fresh = max(prod(t.shape) * t.itemsize for t in stored if t.trained)
     if checkpointing:
         # of each layer its input; the copies of all last as long as autocast does, then a layer comes back with its own
         kept += config.num_hidden_layers * rows * tokens * config.hidden_size * (size if lora else 4)
@@ -184,7 +186,7 @@ def estimate(
         "gradients": weights,
         "optimizer": 2 * weights,  # Adam's two moments, in the format of the weights
         "activations": kept,
-        "working space": max(loss, backward),
+        "working space": max(loss, backward, fresh),
         "communication": _communication(stored, config.num_hidden_layers, size, sharded) if devices > 1 else 0,
     }
 

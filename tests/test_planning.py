@@ -106,6 +106,12 @@ def test_four_bits_are_4_127_for_each_weight_of_the_layers_and_16_elsewhere():
     assert frozen == pytest.approx(layers * 4.127 / 8 + others * 2, rel=1e-5)  # 0.127: QLoRA, section 3
 
 
+def test_beside_four_bits_the_adapter_has_16_and_a_matrix_is_unpacked_at_a_time():
+    parts = estimate(skeleton(tiny()), adapter(), rows=1, tokens=1, trained=0, four_bit=True)
+    assert parts["trained weights"] == parts["gradients"] == 2 * lora_size(skeleton(tiny()), adapter())
+    assert parts["working space"] == 3 * 4 * 175 + 2 * 64 * 175  # three gradients of 175 float32; 64 x 175 in 16 bits
+
+
 def test_four_bits_without_an_adapter_are_refused():
     with pytest.raises(ValueError, match=r"4-bit weights cannot be trained; give a LoraConfig"):
         estimate(skeleton(tiny()), None, rows=1, tokens=8, four_bit=True)
@@ -170,6 +176,17 @@ def test_activations_hold_for_other_adapters(lora):
     assert parts["activations"] == pytest.approx(kept, rel=0.02)
 
 
+def test_a_token_in_a_layer_by_hand():
+    def activations(rows, layers):
+        model = skeleton(tiny(num_hidden_layers=layers))
+        return estimate(model, adapter(), rows=rows, tokens=1, masked=False)["activations"]
+
+    a_layer_more = (activations(2, 4) - activations(1, 4)) - (activations(2, 3) - activations(1, 3))
+    norms, attention, mlp = 2 * 4 * 64, 2 * (64 + 64 + 32 + 32) + 4 * 4, 2 * 3 * 175  # with a float32 for each head
+    beside_matrices = 6 * (2 + 1) * 64 + (2 + 1) * 175 + 7 * 2 * 8  # inputs and what dropout drew; r numbers
+    assert a_layer_more == norms + attention + mlp + beside_matrices
+
+
 def test_measuring_leaves_the_model_in_the_mode_it_was_in():
     model = built(tiny(), adapter()).eval()
     assert saved_for_backward(model, batch(1, 8), torch.float32) > 0
@@ -209,14 +226,20 @@ class LiveMemory(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
-@pytest.mark.parametrize("trained", [2, 64], ids=["few logits", "all logits"])
+@pytest.mark.parametrize(
+    ("rows", "tokens", "trained"),
+    [(8, 64, 2), (8, 64, 64), (1, 16, 2)],
+    ids=["few logits", "all logits", "a short row"],
+)
 @pytest.mark.parametrize(
     ("lora", "dtype"),
     [(adapter(), torch.float32), (adapter(), torch.bfloat16), (None, torch.bfloat16)],
     ids=["lora float32", "lora bfloat16", "full bfloat16"],
 )
-def test_the_sum_is_the_peak_of_a_real_step_with_accumulated_gradients(lora, dtype, trained, checkpointing):
-    rows, tokens, config = 8, 64, tiny(hidden_size=128, intermediate_size=350, num_hidden_layers=6)
+def test_the_sum_is_the_peak_of_a_real_step_with_accumulated_gradients(
+    lora, dtype, rows, tokens, trained, checkpointing
+):
+    config = tiny(hidden_size=128, intermediate_size=350, num_hidden_layers=6, vocab_size=4001)
     model = built(config, lora, dtype, checkpointing)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], fused=True)
     data = batch(rows, tokens, padding=5)
@@ -252,6 +275,17 @@ def test_data_parallel_adds_buckets_of_the_gradients_and_shares_nothing():
     alone = estimate(skeleton(tiny()), adapter(), rows=2, tokens=16)
     one_of_8 = estimate(skeleton(tiny()), adapter(), rows=2, tokens=16, devices=8)
     assert one_of_8 == alone | {"communication": alone["gradients"]}
+
+
+def test_fsdp_gathers_a_layer_and_the_larger_of_its_neighbours_and_needs_no_copies():
+    model, one_row = skeleton(SHAPES["7B"]), {"rows": 1, "tokens": 64}
+    alone, shared = (estimate(model, adapter(), **one_row, **more) for more in ({}, {"devices": 8, "sharded": True}))
+    matrices = 2 * 3584 * 3584 + 2 * 3584 * 512 + 3 * 3584 * 18944
+    layer = matrices + (3584 + 2 * 512) + 2 * 3584  # biases of q, k and v; two norms
+    head = 152064 * 3584 + 3584
+    adapters = lora_size(model, adapter())
+    assert shared["communication"] == 2 * layer + 2 * 2 * adapters // 28 + 2 * head
+    assert alone["activations"] - shared["activations"] == 2 * adapters
 
 
 def test_fsdp_keeps_the_scales_of_4_bit_weights_whole_and_shares_the_rest():

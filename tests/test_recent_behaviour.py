@@ -228,12 +228,12 @@ def test_every_row_says_what_since_when_where_and_which_test_would_notice():
     for row in ROWS:
         cells = [cell.strip() for cell in row.strip("|").split(" | ")]
         assert len(cells) == 4 and all(cells), row
-        assert re.search(r"`(scripts|notebooks|bench|tools)/\w+\.(py|ipynb)`", cells[2]), row
+        assert re.search(r"`(scripts|notebooks|bench|tools|configs)/\w+\.(py|ipynb|yaml)`", cells[2]), row
         assert re.search(r"`tests/[\w/]+\.py::\w+`", cells[3]), row
 
 
 def test_every_file_and_test_that_the_page_names_exists():
-    named = re.findall(r"`((?:scripts|notebooks|bench|tools|tests|data)/[\w./]+?)(?:::(\w+))?`", "\n".join(ROWS))
+    named = re.findall(r"`((?:scripts|notebooks|bench|tools|tests|data|configs)/[\w./]+?)(?:::(\w+))?`", "\n".join(ROWS))
     assert named
     for file, test in named:
         assert (ROOT / file).is_file(), file
