@@ -227,9 +227,9 @@ class LiveMemory(TorchDispatchMode):
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
 @pytest.mark.parametrize(
-    ("rows", "tokens", "trained"),
-    [(8, 64, 2), (8, 64, 64), (1, 16, 2)],
-    ids=["few logits", "all logits", "a short row"],
+    ("rows", "tokens", "trained", "vocabulary"),
+    [(8, 64, 2, 4001), (8, 64, 64, 4001), (1, 16, 2, VOCABULARY), (1, 16, 2, 4001)],
+    ids=["few logits", "all logits", "a short row", "a short row, a large head"],
 )
 @pytest.mark.parametrize(
     ("lora", "dtype"),
@@ -237,9 +237,9 @@ class LiveMemory(TorchDispatchMode):
     ids=["lora float32", "lora bfloat16", "full bfloat16"],
 )
 def test_the_sum_is_the_peak_of_a_real_step_with_accumulated_gradients(
-    lora, dtype, rows, tokens, trained, checkpointing
+    lora, dtype, rows, tokens, trained, vocabulary, checkpointing
 ):
-    config = tiny(hidden_size=128, intermediate_size=350, num_hidden_layers=6, vocab_size=4001)
+    config = tiny(hidden_size=128, intermediate_size=350, num_hidden_layers=6, vocab_size=vocabulary)
     model = built(config, lora, dtype, checkpointing)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], fused=True)
     data = batch(rows, tokens, padding=5)
@@ -254,7 +254,7 @@ def test_the_sum_is_the_peak_of_a_real_step_with_accumulated_gradients(
                 memory.peak = 0
     options = {"dtype": dtype, "checkpointing": checkpointing, "trained": trained, "on_cpu": True}
     parts = estimate(skeleton(config), lora, rows=rows, tokens=tokens, **options)
-    assert sum(parts.values()) == pytest.approx(memory.peak, rel=0.06)
+    assert 0.98 < sum(parts.values()) / memory.peak < 1.06
 
 
 def test_rows_that_fit_fit_and_one_more_does_not():
