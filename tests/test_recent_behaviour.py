@@ -233,7 +233,9 @@ def test_every_row_says_what_since_when_where_and_which_test_would_notice():
 
 
 def test_every_file_and_test_that_the_page_names_exists():
-    named = re.findall(r"`((?:scripts|notebooks|bench|tools|tests|data|configs)/[\w./]+?)(?:::(\w+))?`", "\n".join(ROWS))
+    named = re.findall(
+        r"`((?:scripts|notebooks|bench|tools|tests|data|configs)/[\w./]+?)(?:::(\w+))?`", "\n".join(ROWS)
+    )
     assert named
     for file, test in named:
         assert (ROOT / file).is_file(), file

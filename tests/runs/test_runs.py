@@ -95,7 +95,8 @@ def test_the_rater_rates_and_knows_how_sure_it_is():
     assert reached["MAE known best"] < reached["MAE tuned, median"] < reached["MAE category mean"]
     assert reached["MAE tuned, median"] < reached["MAE base, median"]
     assert reached["parse failures tuned"] < 0.01
-    assert abs(reached["conformal 80%"] - 0.8) < 0.06
+    # Three standard errors of a share of 80 % measured on 424 rows for the margin and 565 for the coverage.
+    assert abs(reached["conformal 80%"] - 0.8) < 3 * (0.8 * 0.2 * (1 / 424 + 1 / 565)) ** 0.5
 
 
 def test_merged_and_unmerged_agree():
