@@ -69,7 +69,7 @@ class Step:
 def requirements(text: str) -> list[Requirement]:
     """The pins in the text of a requirements.txt. Raises ValueError naming the line for one that is no pin.
 
-    >>> requirements('torch==2.x   # tensors')[0].wanted
+    >>> requirements('torch==…   # tensors')[0].wanted
     'torch'
     """
     found = []
