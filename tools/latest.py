@@ -79,7 +79,7 @@ def requirements(text: str) -> list[Requirement]:
             continue
         pin = PIN.fullmatch(line)
         if pin is None:
-            raise ValueError(f"requirements.txt, line {number}: {line!r}; a pin such as name==1.2.3 is right")
+            raise ValueError(f"requirements.txt, line {number}: {line!r}; a pin as name==version is right")
         wanted = " ".join(filter(None, (pin["name"] + (pin["extras"] or ""), pin["marker"])))
         found.append(Requirement(pin["name"], pin["version"], wanted))
     return found
