@@ -39,7 +39,7 @@ def test_the_projects_own_pins_are_all_read():
 
 @pytest.mark.parametrize("line", ["torch>=2.13", "-r other.txt", "torch", "git+https://example.org/x.git"])
 def test_a_line_that_is_no_pin_is_named(line):
-    with pytest.raises(ValueError, match=rf"requirements.txt, line 2: '{re.escape(line)}'; a pin such as name==version"):
+    with pytest.raises(ValueError, match=rf"requirements.txt, line 2: '{re.escape(line)}'; a pin as name==version"):
         requirements(f"numpy==2.4.6\n{line}  # why\n")
 
 
