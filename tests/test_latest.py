@@ -160,7 +160,7 @@ case "$*" in *"pip install --upgrade"*) if [ -f conflict.txt ]; then cat conflic
 case "$*" in *"pip list"*"--outdated"*) echo '[{"name": "numpy", "version": "2.4.6", "latest_version": "2.9"}]'; exit;; esac
 case "$*" in *"pip list"*) echo '[{"name": "Torch", "version": "2.14.0"}, {"name": "numpy", "version": "2.4.6"}]'; exit;; esac
 case "$*" in *"-m pip"*) exit;; esac
-exec %s "$@"
+exec "%s" "$@"
 """
 TESTS = "def test_fine(): pass\ndef test_one(): assert 0, 'gone'\ndef test_two(): assert 0, 'gone'\n"
 
