@@ -5,6 +5,7 @@ import pytest
 CHAIN = ("01_", "02_", "03_", "04_")  # the others read nothing that a notebook wrote
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist's own, which reads the marks
 def pytest_collection_modifyitems(items):
     for item in items:
         parameters = getattr(item, "callspec", None)
