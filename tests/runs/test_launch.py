@@ -22,8 +22,6 @@ from scripts.artifacts import read_json
 from scripts.profiles import ROOT
 from tests.runs.test_runs import SMALL, execute
 
-pytestmark = pytest.mark.xdist_group("launch")  # in one worker: they share the run in one process
-
 SIZES = {
     **SMALL,
     "COOKBOOK_EPOCHS": "2",
