@@ -5,7 +5,11 @@ These tests speak to the libraries alone. When one fails after a pin was moved, 
 
 import ast
 import copy
+import os
 import re
+import shutil
+import subprocess
+import sys
 import warnings
 
 import evaluate
@@ -223,12 +227,42 @@ CODE = [path for room in ("scripts", "tools", "bench") for path in sorted((ROOT 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
+def test_notebooks_that_build_on_each_other_share_a_worker_of_xdist(tmp_path):
+    shutil.copy(ROOT / "conftest.py", tmp_path)
+    code = "import os\ndef test_it():\n    print(os.environ['PYTEST_XDIST_WORKER'], {!r}, file=open('log.txt', 'a'))\n"
+    names = ["01_a", "02_b", "03_c", "05_d", "06_e"]
+    for name in names:
+        (tmp_path / f"{name}.py").write_text(code.format(name))
+    options = [
+        "-n",
+        "2",
+        "--dist",
+        "loadgroup",
+        "-p",
+        "no:cacheprovider",
+        "-o",
+        "python_files=0*.py",
+        "--import-mode=importlib",
+    ]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *options], cwd=tmp_path, capture_output=True, env=environment
+    )
+    assert done.returncode == 0, done.stdout.decode()
+    ran = [line.split() for line in (tmp_path / "log.txt").read_text().splitlines()]
+    assert sorted(name for _, name in ran) == names
+    chain = [(worker, name) for worker, name in ran if name < "05"]
+    assert [name for _, name in chain] == names[:3] and len({worker for worker, _ in chain}) == 1
+
+
 def test_every_row_says_what_since_when_where_and_which_test_would_notice():
     assert len(ROWS) > 30
     for row in ROWS:
         cells = [cell.strip() for cell in row.strip("|").split(" | ")]
         assert len(cells) == 4 and all(cells), row
-        assert re.search(r"`(scripts|notebooks|bench|tools|configs)/\w+\.(py|ipynb|yaml)`", cells[2]), row
+        assert re.search(r"`((scripts|notebooks|bench|tools|configs)/\w+\.(py|ipynb|yaml)|conftest\.py)`", cells[2]), (
+            row
+        )
         assert re.search(r"`tests/[\w/]+\.py::\w+`", cells[3]), row
 
 
