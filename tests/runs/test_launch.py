@@ -150,7 +150,10 @@ def test_reading_in_two_processes_is_reading_in_one(folders):
     for processes, outputs in folders.items():
         run("05", outputs, processes)
     one, two = (log(outputs, name) for outputs in folders.values())
-    np.testing.assert_allclose(two["loss"].dropna(), one["loss"].dropna(), rtol=1e-3)
+    whole_batches = [
+        log_["loss"].dropna()[:-1] for log_ in (two, one)
+    ]  # accelerate fills up the last one with earlier rows
+    np.testing.assert_allclose(*whole_batches, rtol=1e-3)
     one, two = (read_json(outputs / name / "answers.json") for outputs in folders.values())
     assert one.keys() == two.keys()
     assert np.mean([one[key] == two[key] for key in one]) > 0.98
