@@ -230,12 +230,6 @@ def test_a_model_that_was_not_made_yet_is_named_with_the_command_that_makes_it(t
     assert capsys.readouterr().err == ".../typo holds no model; --model takes a model's folder\n"
 
 
-def test_an_unknown_profile_is_an_error_that_lists_those_there_are(monkeypatch, capsys):
-    monkeypatch.setenv("COOKBOOK_PROFILE", "huge")
-    assert serve.main([]) == 1
-    assert "there are tiny, full" in capsys.readouterr().err
-
-
 # --- Ollama
 
 

@@ -35,7 +35,8 @@ from transformers import (
 
 from scripts import chat, tiny_models
 from scripts.generation import GREEDY
-from scripts.profiles import Profile, load_profile, quiet, shown
+from scripts.profiles import Profile, quiet, shown
+from tools import environments_profile
 
 TUNED, BASE, BOTH = "tuned", "base", "both"
 ABOUT = (
@@ -356,7 +357,7 @@ def warning(host: str) -> str | None:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; 1 when there is no model or no port."""
-    profile = load_profile()
+    profile = environments_profile()
     parser = argparse.ArgumentParser(prog="python -m tools.chat_page", description="A page to ask the tuned model")
     parser.add_argument("--model", type=Path, help="folder of the tuned model (default: notebook 03's)")
     parser.add_argument("--base", default=profile.causal_lm, help="folder or Hub id of the base")

@@ -23,7 +23,8 @@ from nbconvert import PythonExporter
 from torch.cuda import is_available as cuda_is_available
 
 from scripts.artifacts import write_text
-from scripts.profiles import ROOT, Profile, load_profile, shown
+from scripts.profiles import ROOT, Profile, shown
+from tools import environments_profile
 from tools.runner import RunError, choose, find_notebooks, read_figures, read_notebook
 
 DEFAULT = ROOT / "configs" / "data_parallel.yaml"
@@ -117,8 +118,8 @@ def main(arguments: list[str] | None = None) -> int:
         notebook = choose(find_notebooks(ROOT / "notebooks"), ours.nb)
         config = config_file(ours.config)
         refuse_fsdp_without_gpus(config)
-        launch(notebook, load_profile(), ours.processes, config, options)
-    except (RunError, ValueError) as error:
+        launch(notebook, environments_profile(), ours.processes, config, options)
+    except RunError as error:
         print(f"\n{error}\nThe same command goes on where this one stopped.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -31,7 +31,8 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbconvert import HTMLExporter
 
 from scripts.artifacts import atomic_path, fingerprint, read_json, write_json
-from scripts.profiles import ROOT, Profile, load_profile, shown
+from scripts.profiles import ROOT, Profile, shown
+from tools import environments_profile
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 REMOTE_SCRIPT = re.compile(r"<script[^>]*\ssrc=\"https?://[^>]*>\s*</script>")
@@ -372,11 +373,7 @@ def main(arguments: list[str] | None = None) -> int:
     action.add_argument("--nb", help="run one notebook: 2, 02 or 02_lora_sft")
     action.add_argument("--refresh", action="store_true", help="take the executed copies into notebooks/")
     options = parser.parse_args(arguments)
-    try:
-        profile = load_profile()
-    except ValueError as error:  # an environment variable that names no profile or field
-        print(error, file=sys.stderr)
-        return 1
+    profile = environments_profile()
     try:
         if options.refresh:
             refresh(ROOT, profile)

@@ -17,7 +17,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from scripts.profiles import load_profile, shown
+from scripts.profiles import shown
+from tools import environments_profile
 
 
 def server_command(folder: Path, host: str, port: int) -> list[str]:
@@ -54,11 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
     parser.add_argument("--port", type=int, default=8000)
     options = parser.parse_args(arguments)
-    try:
-        profile = load_profile()
-    except ValueError as error:  # an environment variable that names no profile or field
-        print(error, file=sys.stderr)
-        return 1
+    profile = environments_profile()
     folder = (options.model or profile.output_dir("03_merge") / "merged").resolve()
     if not (folder / "config.json").exists():
         made = "--model takes a model's folder" if options.model else "`make run` trains the model and merges it there"
