@@ -11,12 +11,12 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
-import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 from transformers import TrainerCallback
 
 from scripts.artifacts import atomic_path, save_figure
+from scripts.planning import is_out_of_memory
 from scripts.profiles import shown
 
 
@@ -259,8 +259,8 @@ def memory_advice(*steps: str) -> Iterator[None]:
     """
     try:
         yield
-    except (torch.OutOfMemoryError, RuntimeError) as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+    except RuntimeError as error:  # OutOfMemoryError is one
+        if not is_out_of_memory(error):
             raise
         raise MemoryError(
             f"out of memory. In this order: {'; '.join(steps)}. A rerun goes on from the last checkpoint only if the settings "

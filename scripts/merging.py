@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from scripts import chat
 from scripts.artifacts import atomic_folder, fingerprint, read_json, write_json
+from scripts.planning import loading_advice
 from scripts.processes import whole
 from scripts.profiles import shown
 
@@ -43,7 +44,7 @@ def load_with_adapter(base: str, adapter: str | Path, dtype: torch.dtype, device
 
     Raises ValueError when the adapter was trained on another base: its record names that base's fingerprint.
     """
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype, device_map={"": device})
+    model = _load(base, dtype, device)
     trained_on = read_json(Path(adapter) / ADAPTER_RECORD)["base_fingerprint"]
     if base_fingerprint(model) != trained_on:
         name = PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path
@@ -52,6 +53,12 @@ def load_with_adapter(base: str, adapter: str | Path, dtype: torch.dtype, device
             f"({Path(base).name}, fingerprint {base_fingerprint(model)}); set COOKBOOK_CAUSAL_LM to that base"
         )
     return PeftModel.from_pretrained(model, str(adapter))
+
+
+def _load(model: str | Path, dtype: torch.dtype, device: torch.device):
+    cpu = "COOKBOOK_DEVICE=cpu for this notebook alone: the machine's own memory, slower"
+    with loading_advice("COOKBOOK_CAUSAL_LM", model, dtype, device, cpu):
+        return AutoModelForCausalLM.from_pretrained(model, dtype=dtype, device_map={"": device})
 
 
 def merge(
@@ -174,7 +181,7 @@ def merge_receipt(
         one = one.merge_and_unload(safe_merge=True)
     else:
         del one
-        one = AutoModelForCausalLM.from_pretrained(merged, dtype=dtype, device_map={"": device})
+        one = _load(merged, dtype, device)
     return {
         "merged": "in memory" if merged is None else "read from disk",
         "dtype": str(dtype).removeprefix("torch."),

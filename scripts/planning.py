@@ -16,25 +16,40 @@ Llama's, as transformers, peft and torch run it:
 `saved_for_backward` measures the same on a real model; tests/test_planning.py holds the two together. Not counted: the
 CUDA context (about half a GiB), what the allocator loses to fragments, scratch space of kernels. Counted too high: LoRA
 in float32 without dropout, where neighbouring matrices share their input.
+
+`chapters` adds up the same for each notebook of a profile, and `loading_advice` says it when a model did not fit.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import ceil, prod
+from pathlib import Path
 
+import psutil
 import torch
 from peft import LoraConfig
 from peft.tuners.tuners_utils import check_target_module_exists
 from torch import nn
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, PreTrainedModel, Qwen2Config
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForQuestionAnswering,
+    BertConfig,
+    LlamaConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+)
 
 GIB = 2**30
 
 
-def _shape(family: type, hidden, intermediate, layers, heads, kv_heads, vocabulary) -> PreTrainedConfig:
+def _shape(family: type, hidden, intermediate, layers, heads, kv_heads, vocabulary, tied=False) -> PreTrainedConfig:
     return family(
         hidden_size=hidden,
         intermediate_size=intermediate,
@@ -42,7 +57,7 @@ def _shape(family: type, hidden, intermediate, layers, heads, kv_heads, vocabula
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
         vocab_size=vocabulary,
-        tie_word_embeddings=False,
+        tie_word_embeddings=tied,
     )
 
 
@@ -55,11 +70,24 @@ SHAPES = {
 }
 """Five sizes of DeepSeek-R1-Distill (the last is Llama, the others Qwen2), from their config.json on the Hub."""
 
+_BERT = {"vocab_size": 21128, "max_position_embeddings": 512}
+CHECKPOINTS = {
+    **{f"deepseek-ai/DeepSeek-R1-Distill-{'Llama' if s == '70B' else 'Qwen'}-{s}": c for s, c in SHAPES.items()},
+    "Qwen/Qwen2.5-0.5B-Instruct": _shape(Qwen2Config, 896, 4864, 24, 14, 2, 151936, tied=True),
+    "Qwen/Qwen2.5-1.5B-Instruct": _shape(Qwen2Config, 1536, 8960, 28, 12, 2, 151936, tied=True),
+    "Qwen/Qwen2.5-3B-Instruct": _shape(Qwen2Config, 2048, 11008, 36, 16, 2, 151936, tied=True),
+    "bert-base-chinese": BertConfig(**_BERT),
+    "luhua/chinese_pretrain_mrc_roberta_wwm_ext_large": BertConfig(
+        **_BERT, hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16
+    ),
+}
+"""The models that profiles name, as their config.json on the Hub has them: nothing is asked of the Hub to weigh them."""
 
-def skeleton(config: PreTrainedConfig) -> PreTrainedModel:
-    """The causal LM of this config on the meta device: modules and shapes, no memory."""
+
+def skeleton(config: PreTrainedConfig, kind: type = AutoModelForCausalLM) -> PreTrainedModel:
+    """The causal LM (or another `kind`) of this config on the meta device: modules and shapes, no memory."""
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)
+        return kind.from_config(config)
 
 
 def lora_size(model: PreTrainedModel, lora: LoraConfig) -> int:
@@ -286,3 +314,137 @@ def saved_for_backward(model: nn.Module, batch: dict[str, torch.Tensor], dtype: 
     model.train(was_training)
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in saved}
     return sum(size for address, size in storages.items() if address not in own)
+
+
+# --- whole notebooks --------------------------------------------------------------------------------------------------------
+
+_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+# The longest rows of our data in DeepSeek's and Qwen's tokens, and how many of them are trained.
+_SFT_ROW, _RATING_ROW, _SCORED_ROW = (35, 16), (34, 5), (52, 52)
+_RECEIPT_BATCH, _PAYOFF_BATCH = 16, 8
+
+
+def chapters(profile) -> dict[str, int]:
+    """Bytes that each notebook needs on one device at its peak, under `profile`, on rows like ours; 01 needs no device.
+
+    02, 07  a training, beside what the one before it leaves: its weights and Adam's moments
+    03      the base in float32 with its adapter, and the logits of a batch
+    04      the model in 16 bits, its keys and values for a batch of answers, BERTScore's encoder in float32
+    05      the reader's training with windows of full length, beside the trained reader and its moments
+    06      the larger of the chat model and a training of the scorer's copy beside the scorer
+
+    Trainings are those of packed rows in 16 bits. Raises KeyError for a model whose shape CHECKPOINTS lacks.
+    """
+    chat_model, scorer, rater = (
+        skeleton(CHECKPOINTS[name]) for name in (profile.causal_lm, profile.scorer, profile.rater)
+    )
+    reader, encoder = (
+        skeleton(CHECKPOINTS[name], AutoModelForQuestionAnswering) for name in (profile.reader, profile.encoder)
+    )
+    sft = LoraConfig(r=32, lora_dropout=0.05, target_modules=_LINEAR)
+    training = _packed(
+        chat_model,
+        sft,
+        profile.train_batch_size,
+        _SFT_ROW,
+        four_bit=profile.load_in_4bit,
+        checkpointing=profile.gradient_checkpointing,
+    )
+    rating = _packed(rater, LoraConfig(r=8, target_modules=_LINEAR), profile.rating_batch_size, _RATING_ROW)
+    payoff = estimate(
+        scorer, LoraConfig(r=16, target_modules=_LINEAR), rows=_PAYOFF_BATCH, tokens=_SCORED_ROW[0], masked=True
+    )
+    parameters, config = chat_model.num_parameters(), chat_model.config
+    logits = 4 * _RECEIPT_BATCH * _SFT_ROW[0] * config.vocab_size
+    answered = profile.generation_batch_size * (_SFT_ROW[0] + profile.max_new_tokens)
+    read = reader_step(reader, profile.qa_batch_size, profile.qa_max_length)
+    return {
+        "02": _beside_a_trained_one(training),
+        "03": 4 * (parameters + lora_size(chat_model, sft)) + logits,
+        "04": 2 * parameters + answered * _key_value_bytes(config) + 4 * encoder.num_parameters(),
+        "05": read + 3 * 4 * reader.num_parameters(),
+        "06": max(2 * parameters, sum(payoff.values()) + payoff["frozen weights"]),
+        "07": _beside_a_trained_one(rating),
+    }
+
+
+def _packed(model: PreTrainedModel, lora: LoraConfig, batch: int, row: tuple[int, int], **step) -> dict[str, int]:
+    tokens, trained = row
+    return estimate(model, lora, rows=1, tokens=tokens * batch, trained=trained * batch, **step)
+
+
+def _beside_a_trained_one(parts: dict[str, int]) -> int:
+    return sum(parts.values()) + sum(parts[part] for part in ("frozen weights", "trained weights", "optimizer"))
+
+
+def _key_value_bytes(config: PreTrainedConfig) -> int:
+    """Bytes that generation keeps of a token in 16 bits: a key and a value in each layer."""
+    head = config.hidden_size // config.num_attention_heads
+    return 2 * 2 * config.num_hidden_layers * config.num_key_value_heads * head
+
+
+def reader_step(model: PreTrainedModel, rows: int, tokens: int) -> int:
+    """Bytes at the peak of a step of a BERT in float32 under 16-bit autocast, with SDPA: all is trained, with AdamW.
+
+    Kept of a token in each layer, in units of the hidden size: the inputs of two norms in float32 (8), the 16-bit copies that
+    autocast makes for q, k, v and the MLP (8), q, k and v (6), attention's output (2), what two dropouts drew (4, on a GPU 2); in
+    units of the intermediate size GELU's input and output (4); then the mask, and the sums of SDPA and the norms.
+    """
+    config, parameters = model.config, model.num_parameters()
+    layer = 28 * config.hidden_size + 4 * config.intermediate_size + 2 * tokens + 4 * config.num_attention_heads + 16
+    kept = rows * tokens * (config.num_hidden_layers * layer + 10 * config.hidden_size + 24)
+    matrices = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Linear))
+    return 4 * 4 * parameters + 2 * matrices + kept
+
+
+# --- a model that does not fit ----------------------------------------------------------------------------------------------
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that this process can still take: of the GPU, with what torch holds unused, or of the machine's memory."""
+    if device.type != "cuda":
+        return psutil.virtual_memory().available
+    return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch ran out of memory, on a GPU or on the CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
+@contextmanager
+def loading_advice(
+    variable: str, model: str | Path, dtype: torch.dtype, device: torch.device, *steps: str
+) -> Iterator[None]:
+    """Around the loading of `model`, which the environment's `variable` names: an out-of-memory error says what to do.
+
+    The message tells what the weights take in `dtype`, and what was free. `steps` come before a smaller profile and a smaller model.
+    Raises MemoryError from the original error; other errors pass through.
+    """
+    free = free_memory(device) / GIB
+    try:
+        yield
+    except RuntimeError as error:  # OutOfMemoryError is one
+        if not is_out_of_memory(error):
+            raise
+        advice = (
+            "end what else runs on this device (an open notebook's kernel keeps its models)",
+            *steps,
+            "a smaller profile (COOKBOOK_PROFILE=small, then tiny)",
+            f"a smaller {variable}",
+        )
+        raise MemoryError(
+            f"out of memory while loading {Path(model).name}: {_weights_of(model, dtype)}{free:.1f} GiB were free. "
+            f"In this order: {'; '.join(advice)}."
+        ) from error
+
+
+def _weights_of(model: str | Path, dtype: torch.dtype) -> str:
+    """What the weights take, as the beginning of a sentence; nothing where the model's config says too little."""
+    try:
+        gib = skeleton(AutoConfig.from_pretrained(model)).num_parameters() * dtype.itemsize / GIB
+    except (OSError, ValueError):
+        return ""
+    return f"its weights take {gib:.1f} GiB in {str(dtype).removeprefix('torch.')}, and "

@@ -1,9 +1,9 @@
 """What a run is called and how big it is: profile, device, dtype, threads, seed, versions.
 
-A profile only *names things and sizes*. `full` names the real checkpoints on the Hub, `tiny` names small models of the same
-architectures that `scripts.tiny_models` builds here. No notebook asks which profile is on.
+A profile only *names things and sizes*. `full` names the real checkpoints on the Hub, `small` names smaller ones for a GPU of 12
+GB, `tiny` names small models of the same architectures that `scripts.tiny_models` builds here. No notebook asks which is on.
 
-    COOKBOOK_PROFILE=tiny            pick one; unset, it is `full` where CUDA is found and `tiny` elsewhere
+    COOKBOOK_PROFILE=tiny            pick one; unset, it is the largest that fits into the GPU's free memory, `tiny` without one
     COOKBOOK_CAUSAL_LM=/path/to/it   replace any field of it by an environment variable of the field's name
 """
 
@@ -17,12 +17,15 @@ import traceback
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 PREFIX = "COOKBOOK_"
 DTYPES = "float32", "bfloat16", "float16"
+SPARE = 0.1  # of a GPU's free memory: what the allocator loses, and what the planner does not count
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,22 @@ class Profile:
         return getattr(torch, self.dtype)
 
     @property
+    def precision(self) -> dict[str, bool]:
+        """Trainer's arguments for an adapter beside weights of `dtype`: autocast in these 16 bits, in float16 with loss scaling.
+
+        The adapter itself is float32 (peft sees to that): gradients in float16 cannot be scaled back.
+        """
+        return {"bf16": self.dtype == "bfloat16", "fp16": self.dtype == "float16"}
+
+    @property
+    def mixed_precision(self) -> dict[str, bool]:
+        """The same where all weights are trained, and float32 for that reason: autocast in 16 bits whatever `dtype` is."""
+        if self.dtype != "float32":
+            return self.precision
+        on = _device() if self.torch_device.type == "cuda" else None
+        return replace(self, dtype=native_dtype("bfloat16", on)[0]).precision
+
+    @property
     def cpu_threads(self) -> int:
         """torch's CPU threads: `threads`, or one for each core that this process may use, shared by a launch's processes."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -152,6 +171,20 @@ PROFILES = {
         rating_batch_size=16,
         rating_targets="q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj,embed_tokens",  # its words are letters to it
     ),
+    "small": Profile(
+        name="small",
+        causal_lm="deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B",
+        encoder="bert-base-chinese",
+        encoder_layers=8,
+        reader="bert-base-chinese",
+        scorer="Qwen/Qwen2.5-0.5B-Instruct",
+        rater="deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B",
+        dtype="bfloat16",
+        train_batch_size=8,
+        gradient_accumulation_steps=4,
+        qa_reworded=4,  # this reader has read no questions: its head starts from nothing
+        rating_batch_size=16,
+    ),
     "full": Profile(
         name="full",
         causal_lm="deepseek-ai/DeepSeek-R1-Distill-Qwen-7B",
@@ -177,7 +210,7 @@ def load_profile(environ: Mapping[str, str] = os.environ) -> Profile:
     asked = {key[len(PREFIX) :].lower(): value for key, value in environ.items() if key.startswith(PREFIX)}
     if "HUPU_CSV" in environ:
         asked.setdefault("ratings", environ["HUPU_CSV"])
-    name = asked.pop("profile", "") or _default_name()
+    name = asked.pop("profile", "") or choose(_device())[0]
     if name not in PROFILES:
         raise ValueError(f"{PREFIX}PROFILE={name!r}: no such profile; there are {', '.join(PROFILES)}")
     profile = PROFILES[name]
@@ -188,13 +221,54 @@ def load_profile(environ: Mapping[str, str] = os.environ) -> Profile:
             raise ValueError(
                 f"{PREFIX}{field.upper()}: a profile has no such field; there are {PREFIX}PROFILE, {names}"
             )
-    return replace(profile, **{field: _convert(field, value, known[field]) for field, value in asked.items()})
+    profile = replace(profile, **{field: _convert(field, value, known[field]) for field, value in asked.items()})
+    if "dtype" in asked or profile.torch_device.type != "cuda":
+        return profile
+    return replace(profile, dtype=native_dtype(profile.dtype, _device())[0])
 
 
-def _default_name() -> str:
+class Device(NamedTuple):
+    """What a profile depends on in a GPU."""
+
+    name: str
+    free: int  # bytes
+    bfloat16: bool  # of its own; GPUs before Ampere (V100, T4) emulate it, slowly
+
+
+def choose(device: Device | None) -> tuple[str, str]:
+    """The largest profile whose every chapter fits into the GPU's free memory, by the planner's estimate, and why; None: no GPU.
+
+    A tenth is kept spare. The estimate is that of the profile's own models, whatever a variable puts in their place.
+    """
+    if device is None:
+        return "tiny", "no CUDA device found"
+    from scripts import planning  # late: without a GPU there is nothing to plan, and it imports peft
+
+    free, reasons = device.free / planning.GIB, []
+    for name in ("full", "small"):
+        chapter, need = max(planning.chapters(PROFILES[name]).items(), key=lambda item: item[1])
+        need /= planning.GIB
+        if need <= (1 - SPARE) * free:
+            return name, "; ".join([f"{chapter} needs {need:.1f} GiB of {free:.1f} free, a tenth spare", *reasons])
+        reasons.insert(0, f"{name} needs {need:.1f} in {chapter}")
+    return "tiny", f"{free:.1f} GiB free, a tenth spare; {'; '.join(reasons)}"
+
+
+def native_dtype(dtype: str, device: Device | None) -> tuple[str, str]:
+    """`dtype`, and nothing to say; or float16 and the reason, where `dtype` is bfloat16 and the GPU has none of its own."""
+    if dtype != "bfloat16" or device is None or device.bfloat16:
+        return dtype, ""
+    return "float16", "no bfloat16 of its own, so float16, with loss scaling in training"
+
+
+@cache  # the first answer holds for the whole process: later its own models are in that memory
+def _device() -> Device | None:
     import torch
 
-    return "full" if torch.cuda.is_available() else "tiny"
+    if not torch.cuda.is_available():
+        return None
+    bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    return Device(torch.cuda.get_device_name(), torch.cuda.mem_get_info()[0], bfloat16)
 
 
 def _convert(field: str, value: str, kind: type):
@@ -229,7 +303,7 @@ def start(*packages: str) -> Profile:
         _silence()
     torch.set_num_threads(profile.cpu_threads)
     set_seed(profile.seed)
-    why_profile = f"{PREFIX}PROFILE is set" if os.environ.get(PREFIX + "PROFILE") else _cuda_found()
+    why_profile = f"{PREFIX}PROFILE is set" if os.environ.get(PREFIX + "PROFILE") else choose(_device())[1]
     why_threads = f"{PREFIX}THREADS is set" if profile.threads else "one for each core this process may use"
     print(f"profile  {profile.name} ({why_profile})")
     print(f"device   {profile.torch_device} | {profile.dtype} ({_why_device(profile)})")
@@ -250,7 +324,11 @@ def _silence() -> None:
 
 
 def _why_device(profile: Profile) -> str:
-    return f"{PREFIX}DEVICE is set" if profile.device != "auto" else _cuda_found()
+    why = f"{PREFIX}DEVICE is set" if profile.device != "auto" else _cuda_found()
+    if f"{PREFIX}DTYPE" in os.environ:
+        return f"{why}; {PREFIX}DTYPE is set"
+    on = _device() if profile.torch_device.type == "cuda" else None
+    return "; ".join(filter(None, [why, native_dtype(PROFILES[profile.name].dtype, on)[1]]))
 
 
 def _cuda_found() -> str:

@@ -9,7 +9,7 @@ from scripts.profiles import ROOT
 
 # A module imports only from lines above its own. To move one, move its word; a new one needs a place here.
 LAYERS = [
-    "chinese",  # what is known of Chinese text
+    "chinese planning",  # what is known of Chinese text; what a training will need
     "processes profiles",  # several processes as one; what a run is called and how big it is
     "artifacts",  # files that survive a kill
     "files",  # data files: found, decoded, parsed, refused
@@ -19,7 +19,6 @@ LAYERS = [
     "hupu_lessons",  # lessons from the made-up ratings' words
     "chat",  # messages to ids
     "qa collator",  # windows and answers; which tokens carry loss
-    "planning",  # what a training will need
     "generation likelihood merging callbacks",  # a model asked, believed, merged, trained
     "scoring rating",  # what its likelihoods say of training rows; scores read from them
     "score_parsing metrics",  # what its answers are worth
