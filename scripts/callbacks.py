@@ -229,6 +229,7 @@ class StopOnNaN(TrainerCallback):
 
     def __init__(self, learning_rate: str):
         self.learning_rate = learning_rate
+        self.overflowed = False
 
     def on_train_begin(self, args, state, control, **kwargs):
         if args.logging_nan_inf_filter:
@@ -243,12 +244,25 @@ class StopOnNaN(TrainerCallback):
         control.should_log = True  # the same; whether a checkpoint follows is decided after this
 
     def on_log(self, args, state, control, logs=None, **kwargs):
+        if self._overflow(args, logs or {}):
+            return
         for key in ("loss", "eval_loss", "grad_norm"):
             if not math.isfinite((logs or {}).get(key, 0.0)):
                 raise FloatingPointError(
                     f"{key} is {logs[key]} at step {state.global_step}: training stopped, the last checkpoint is from before it. "
                     f"Lower {self.learning_rate}, or use COOKBOOK_DTYPE=bfloat16 where the weights are float16."
                 )
+
+    def _overflow(self, args, logs: dict) -> bool:
+        """Whether loss scaling (float16) met gradients too large for it: it skips such a step and goes on with a smaller scale.
+
+        At a second logged step in a row it no longer helps.
+        """
+        if "grad_norm" not in logs:
+            return False
+        before, self.overflowed = self.overflowed, not math.isfinite(logs["grad_norm"])
+        scaled = getattr(args, "fp16", False) and math.isfinite(logs.get("loss", 0.0))
+        return self.overflowed and not before and scaled
 
 
 @contextmanager

@@ -26,13 +26,14 @@ ADAPTER_RECORD = "run.json"  # in the adapter's folder: notebook 02's record, wi
 def base_fingerprint(model) -> str:
     """16 hex digits of the base weights that LoRA and 4-bit quantization both leave alone: embedding rows and norms.
 
-    The same for a base with and without adapter, in 4 bit or not, and in float32 or bfloat16. (float16 rounds elsewhere: weights
-    that passed through it may differ.)
+    The same for a base with and without adapter, in 4 bit or not, and in float32 or bfloat16; in float16 too, where the checkpoint
+    is stored in bfloat16, as DeepSeek's and Qwen's are. (float16 rounds other weights elsewhere.)
     """
     digest = hashlib.sha256()
     for name, weight in sorted(model.state_dict().items()):
         if ("norm" in name or "embed_tokens" in name) and "lora_" not in name:
-            part = whole(weight).reshape(-1)[:4096].to(torch.bfloat16).view(torch.int16).cpu()
+            # after bfloat16 float16: there numbers below 6e-8 are 0, and a base loaded in float16 has lost them
+            part = whole(weight).reshape(-1)[:4096].to(torch.bfloat16).to(torch.float16).view(torch.int16).cpu()
             digest.update(
                 name.split("base_model.model.")[-1].replace(".base_layer", "").encode() + part.numpy().tobytes()
             )

@@ -222,7 +222,7 @@ def load_profile(environ: Mapping[str, str] = os.environ) -> Profile:
                 f"{PREFIX}{field.upper()}: a profile has no such field; there are {PREFIX}PROFILE, {names}"
             )
     profile = replace(profile, **{field: _convert(field, value, known[field]) for field, value in asked.items()})
-    if "dtype" in asked or profile.torch_device.type != "cuda":
+    if profile.dtype != "bfloat16" or "dtype" in asked or profile.torch_device.type != "cuda":
         return profile
     return replace(profile, dtype=native_dtype(profile.dtype, _device())[0])
 
@@ -242,16 +242,32 @@ def choose(device: Device | None) -> tuple[str, str]:
     """
     if device is None:
         return "tiny", "no CUDA device found"
-    from scripts import planning  # late: without a GPU there is nothing to plan, and it imports peft
-
-    free, reasons = device.free / planning.GIB, []
+    free, reasons = device.free / 2**30, []
     for name in ("full", "small"):
-        chapter, need = max(planning.chapters(PROFILES[name]).items(), key=lambda item: item[1])
-        need /= planning.GIB
+        chapter, need = _largest_need(name)
         if need <= (1 - SPARE) * free:
             return name, "; ".join([f"{chapter} needs {need:.1f} GiB of {free:.1f} free, a tenth spare", *reasons])
         reasons.insert(0, f"{name} needs {need:.1f} in {chapter}")
     return "tiny", f"{free:.1f} GiB free, a tenth spare; {'; '.join(reasons)}"
+
+
+def _largest_need(name: str) -> tuple[str, float]:
+    """The chapter that needs most under a profile, and how many GiB."""
+    from scripts import planning  # late: without a GPU there is nothing to plan, and it imports peft
+
+    chapter, need = max(planning.chapters(PROFILES[name]).items(), key=lambda item: item[1])
+    return chapter, need / planning.GIB
+
+
+def why_profile(profile: Profile) -> str:
+    """Why it is this one, in numbers where a GPU was the reason."""
+    if not os.environ.get(PREFIX + "PROFILE"):
+        return choose(_device())[1]
+    why, device = f"{PREFIX}PROFILE is set", _device()
+    if device is None or profile.name == "tiny":
+        return why
+    chapter, need = _largest_need(profile.name)
+    return f"{why}; {chapter} needs {need:.1f} GiB of {device.free / 2**30:.1f} free"
 
 
 def native_dtype(dtype: str, device: Device | None) -> tuple[str, str]:
@@ -303,9 +319,8 @@ def start(*packages: str) -> Profile:
         _silence()
     torch.set_num_threads(profile.cpu_threads)
     set_seed(profile.seed)
-    why_profile = f"{PREFIX}PROFILE is set" if os.environ.get(PREFIX + "PROFILE") else choose(_device())[1]
     why_threads = f"{PREFIX}THREADS is set" if profile.threads else "one for each core this process may use"
-    print(f"profile  {profile.name} ({why_profile})")
+    print(f"profile  {profile.name} ({why_profile(profile)})")
     print(f"device   {profile.torch_device} | {profile.dtype} ({_why_device(profile)})")
     print(f"threads  {torch.get_num_threads()} ({why_threads}); seed {profile.seed}")
     if launched:

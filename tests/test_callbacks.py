@@ -1,6 +1,7 @@
 """The loss curve and TensorBoard records, also across a kill and resume, the stop on NaN, what an out-of-memory error says."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -488,6 +489,22 @@ def test_any_logged_figure_that_is_not_finite_stops_and_other_logs_do_not(key):
         callback.on_log(None, state(), TrainerControl(), logs={key: float("-inf")})
     for fine in (None, {}, {key: 0.0}, {"train_runtime": 1.0}, {"learning_rate": NAN}):
         callback.on_log(None, state(), TrainerControl(), logs=fine)
+
+
+def test_with_loss_scaling_one_gradient_too_large_is_a_step_left_out_and_two_in_a_row_are_not():
+    scaled, logs = SimpleNamespace(fp16=True), [{"grad_norm": 1.0}, {"grad_norm": math.inf}]
+    callback = StopOnNaN("COOKBOOK_LEARNING_RATE")
+    for log in 2 * logs + [{"eval_loss": 1.0}, {"loss": 1.0, "grad_norm": 0.5}]:
+        callback.on_log(scaled, state(), TrainerControl(), logs=log)
+    callback.on_log(scaled, state(), TrainerControl(), logs=logs[1])
+    with pytest.raises(FloatingPointError, match="grad_norm is inf"):
+        callback.on_log(scaled, state(), TrainerControl(), logs=logs[1])
+
+
+@pytest.mark.parametrize(("fp16", "log"), [(False, {"grad_norm": NAN}), (True, {"loss": NAN, "grad_norm": NAN})])
+def test_without_scaling_or_with_a_bad_loss_the_first_one_stops(fp16, log):
+    with pytest.raises(FloatingPointError):
+        StopOnNaN("X").on_log(SimpleNamespace(fp16=fp16), state(), TrainerControl(), logs=log)
 
 
 def test_it_refuses_to_watch_a_loss_that_trainer_filters(tmp_path):

@@ -315,6 +315,26 @@ def test_a_base_has_one_fingerprint_with_and_without_adapter_and_in_both_dtypes(
     assert len(prints) == 1 and len(prints.pop()) == 16
 
 
+def test_a_checkpoint_in_bfloat16_has_that_fingerprint_in_float16_too(tokenizer, tmp_path):
+    """A GPU without bfloat16 trains on such a base in float16, and notebook 03 compares in float32 and bfloat16 as well."""
+    model = AutoModelForCausalLM.from_pretrained(save_base(tmp_path / "first", tokenizer, seed=0), dtype=torch.bfloat16)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[0, :4] = torch.tensor([1e-6, -3e-8, 1e-9, 0.0])  # float16 ends at 6e-8
+    model.save_pretrained(tmp_path / "base")
+    dtypes = torch.float32, torch.bfloat16, torch.float16
+    loaded = [AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=dtype) for dtype in dtypes]
+    assert len({base_fingerprint(model) for model in loaded}) == 1
+
+
+def test_a_base_that_does_not_fit_is_told_of_with_the_way_round_it(places, monkeypatch):
+    def no_room(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(merging.AutoModelForCausalLM, "from_pretrained", no_room)
+    with pytest.raises(MemoryError, match="COOKBOOK_DEVICE=cpu for this notebook alone"):
+        load_with_adapter(places["base"], places["adapter"], torch.float32, CPU)
+
+
 def test_the_articles_targets_do_not_change_it_either(places):
     """An adapter on embed_tokens wraps the very weights that are looked at."""
     model = AutoModelForCausalLM.from_pretrained(places["base"])

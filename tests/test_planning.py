@@ -1,7 +1,7 @@
 """Memory on paper beside memory measured: published sizes, peft's adapters, tensors really kept, a real FSDP."""
 
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -9,17 +9,32 @@ from accelerate.utils import calculate_maximum_sizes
 from peft import LoraConfig, get_peft_model
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForQuestionAnswering,
+    BertConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    core_model_loading,
+)
 
+from scripts import planning
 from scripts.planning import (
+    CHECKPOINTS,
     GIB,
     SHAPES,
+    chapters,
     estimate,
+    loading_advice,
     lora_size,
+    reader_step,
     rows_that_fit,
     saved_for_backward,
     skeleton,
 )
+from scripts.profiles import PROFILES
 
 ATTENTION, MLP = ["q_proj", "k_proj", "v_proj", "o_proj"], ["gate_proj", "up_proj", "down_proj"]
 VOCABULARY = 501
@@ -359,3 +374,165 @@ def test_fsdp_shares_are_as_predicted_to_the_byte(tmp_path):
     assert parts["communication"] == 2 * (layer + trained), (
         "and the next on its way; gradients are as large as what is trained"
     )
+
+
+# --- whole notebooks
+
+P_1B5, P_7B, P_BASE = 1_777_088_000, 7_615_616_512, 101_678_594
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        ("Qwen/Qwen2.5-0.5B-Instruct", 494_032_768),
+        ("Qwen/Qwen2.5-1.5B-Instruct", 1_543_714_304),
+        ("Qwen/Qwen2.5-3B-Instruct", 3_085_938_688),
+    ],
+)
+def test_checkpoints_have_the_published_number_of_parameters(name, published):
+    assert skeleton(CHECKPOINTS[name]).num_parameters() == published
+
+
+@pytest.mark.parametrize(
+    (
+        "name",
+        "with_pooler",
+        "hidden",
+    ),  # as published for BertModel; a reader has two rows of a head in place of the pooler
+    [
+        ("bert-base-chinese", 102_267_648, 768),
+        ("luhua/chinese_pretrain_mrc_roberta_wwm_ext_large", 325_522_432, 1024),
+    ],
+)
+def test_readers_have_the_published_number_of_parameters(name, with_pooler, hidden):
+    reader = skeleton(CHECKPOINTS[name], AutoModelForQuestionAnswering)
+    assert reader.num_parameters() == with_pooler - (hidden + 1) * hidden + 2 * (hidden + 1)
+
+
+def test_every_profile_but_tiny_names_models_whose_shapes_are_known():
+    for name in ("small", "full"):
+        assert set(chapters(PROFILES[name])) == {"02", "03", "04", "05", "06", "07"}
+    with pytest.raises(KeyError, match="tiny-causal-lm"):
+        chapters(PROFILES["tiny"])
+
+
+@pytest.mark.parametrize("shape", [(64, 256, 2, 4), (128, 512, 3, 4), (64, 128, 2, 8)])
+def test_a_readers_step_keeps_what_autograd_keeps(shape):
+    """Attention has no dropout here: with it, SDPA on a CPU takes a way of its own that no GPU takes."""
+    names = "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"
+    config = BertConfig(**dict(zip(names, shape, strict=True)), vocab_size=VOCABULARY, attention_probs_dropout_prob=0)
+    model = AutoModelForQuestionAnswering.from_config(config, attn_implementation="sdpa")
+    ids = torch.randint(VOCABULARY, (4, 32))
+    forward = model.forward
+    model.forward = lambda use_cache, **inputs: forward(**inputs)  # a reader has no cache
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
+    inputs["attention_mask"][0, 30:] = 0
+    measured = saved_for_backward(model, inputs, torch.bfloat16)
+    state = 4 * 4 * model.num_parameters()  # weight, gradient and two moments in float32
+    assert reader_step(model, rows=4, tokens=32) - state == pytest.approx(measured, rel=0.005)
+
+
+def test_the_chapters_of_full_by_hand():
+    """Weights are by far the most of it, so that little is left to what test_planning measures above."""
+    need = chapters(PROFILES["full"])
+    adapter = 32 * (2 * (3584 + 3584) + 2 * (3584 + 512) + 3 * (3584 + 18944)) * 28
+    keys_and_values = 2 * 28 * 512 * 2  # of a token: 28 layers, 4 heads of 128, 16 bits
+    assert need["03"] == 4 * (P_7B + adapter) + 4 * 16 * 35 * 152064
+    assert need["04"] == 2 * P_7B + 64 * (35 + 64) * keys_and_values + 4 * P_BASE
+    # 02: two bases in 16 bits; the adapter seven times in float32: itself, its gradient and two moments, and three of the first
+    weights = 2 * 2 * P_7B + 7 * 4 * adapter
+    assert weights < need["02"] < weights + 32 * 35 * 28 * 340e3  # activations: 340 kB of a token in each layer at most
+    assert 2 * 2 * 3_085_938_688 < need["06"] < need["04"] < need["05"] < need["03"] < need["07"] < need["02"]
+
+
+def test_the_chapters_of_small_by_hand():
+    small, need = PROFILES["small"], chapters(PROFILES["small"])
+    assert need["06"] == 2 * P_1B5, "there the chat model is larger than two scorers"
+    layers = 12 * (4 * 768 * 768 + 2 * 768 * 3072) + 2 * 768  # the matrices that autocast copies, the head's among them
+    token = 12 * (28 * 768 + 4 * 3072 + 2 * 384 + 4 * 12 + 16) + 10 * 768 + 24
+    assert need["05"] == 28 * P_BASE + 2 * layers + 16 * 384 * token
+    halved = chapters(replace(small, train_batch_size=small.train_batch_size // 2))
+    assert halved["02"] < need["02"] and halved | {"02": 0} == need | {"02": 0}
+    assert max(need.values()) < 0.9 * 11 * GIB, "12 GB, of which a desktop and CUDA's context hold one"
+
+
+def test_the_switches_for_small_gpus_are_counted():
+    full = PROFILES["full"]
+    need = [chapters(replace(full, **switch))["02"] for switch in ({}, {"gradient_checkpointing": True})]
+    four_bit = chapters(replace(full, load_in_4bit=True))["02"]
+    layers = 28 * (2 * 3584 * 3584 + 2 * 3584 * 512 + 3 * 3584 * 18944)
+    assert need[1] < need[0]
+    assert need[0] - four_bit > 2 * layers * (2 - 4.127 / 8) * 0.95  # two bases; what is unpacked comes on top
+
+
+# --- a model that does not fit
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    folder = tmp_path / "some-model"
+    Qwen2ForCausalLM(tiny(hidden_size=512, intermediate_size=1024)).save_pretrained(folder)
+    return folder
+
+
+def advice_of(checkpoint, monkeypatch, *steps):
+    monkeypatch.setattr(planning, "free_memory", lambda device: 3 * GIB // 2)
+    return loading_advice("COOKBOOK_CAUSAL_LM", checkpoint, torch.float32, torch.device("cpu"), *steps)
+
+
+def test_memory_that_runs_out_inside_from_pretrained_becomes_advice(checkpoint, monkeypatch):
+    def no_room(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    monkeypatch.setattr(core_model_loading, "_materialize_copy", no_room)
+    with pytest.raises(MemoryError) as error, advice_of(checkpoint, monkeypatch, "COOKBOOK_LOAD_IN_4BIT=1"):
+        AutoModelForCausalLM.from_pretrained(checkpoint)
+    assert isinstance(error.value.__cause__, torch.OutOfMemoryError)
+    assert str(error.value) == (
+        "out of memory while loading some-model: its weights take 0.0 GiB in float32, and 1.5 GiB were free. In this order: "
+        "end what else runs on this device (an open notebook's kernel keeps its models); COOKBOOK_LOAD_IN_4BIT=1; "
+        "a smaller profile (COOKBOOK_PROFILE=small, then tiny); a smaller COOKBOOK_CAUSAL_LM."
+    )
+
+
+def test_the_need_is_that_of_the_config_in_the_dtype_asked_for(tmp_path):
+    SHAPES["7B"].save_pretrained(tmp_path)
+    for dtype, gib in ((torch.bfloat16, P_7B * 2 / 2**30), (torch.float32, P_7B * 4 / 2**30)):
+        advice = loading_advice("COOKBOOK_RATER", tmp_path, dtype, torch.device("cpu"))
+        with pytest.raises(MemoryError, match=f"its weights take {gib:.1f} GiB in {str(dtype)[6:]}, and "), advice:
+            torch.empty(2**46, dtype=torch.float32)  # 256 TiB
+
+
+def test_a_model_of_unknown_size_gets_the_advice_without_it(tmp_path, monkeypatch):
+    advice = advice_of(tmp_path / "nothing-here", monkeypatch)
+    with (
+        pytest.raises(MemoryError, match=r"^out of memory while loading nothing-here: 1\.5 GiB were free\. In"),
+        advice,
+    ):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
+@pytest.mark.parametrize("other", [RuntimeError("shapes differ"), OSError("no such model"), KeyboardInterrupt()])
+def test_what_else_goes_wrong_while_loading_passes_through(other, tmp_path, monkeypatch):
+    with pytest.raises(type(other)) as error, advice_of(tmp_path, monkeypatch):
+        raise other
+    assert error.value is other
+
+
+def test_it_serves_as_a_decorator_that_measures_anew_each_time(tmp_path, monkeypatch):
+    measured = iter([2 * GIB, 1 * GIB])
+    monkeypatch.setattr(planning, "free_memory", lambda device: next(measured))
+
+    @loading_advice("COOKBOOK_RATER", tmp_path / "x", torch.float32, torch.device("cpu"))
+    def load(fails):
+        if fails:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return "loaded"
+
+    assert load(False) == "loaded"
+    with pytest.raises(MemoryError, match=r"1\.0 GiB were free"):
+        load(True)
+
+
+def test_free_memory_of_a_cpu_is_the_machines():
+    assert 2**26 < planning.free_memory(torch.device("cpu")) < planning.psutil.virtual_memory().total

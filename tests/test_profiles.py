@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import socket
 import warnings
 from dataclasses import asdict, fields, replace
@@ -12,10 +13,30 @@ import torch
 from accelerate import PartialState
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from scripts import profiles
-from scripts.profiles import PROFILES, ROOT, Profile, load_profile, pins, shown
+from scripts import planning, profiles
+from scripts.profiles import PROFILES, ROOT, Device, Profile, choose, load_profile, native_dtype, pins, shown
 
 FIELDS = [field.name for field in fields(Profile) if field.name != "name"]
+GIB = 2**30
+
+
+@pytest.fixture(autouse=True)
+def asked_anew():
+    """The device is looked at once a process; here each test has its own."""
+    profiles._device.cache_clear()
+    yield
+    profiles._device.cache_clear()
+
+
+def gpu(monkeypatch, gib: float, bfloat16: bool = True, name: str = "Some GPU") -> Device:
+    """Make torch describe such a GPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: name)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (int(gib * GIB), 80 * GIB))
+    monkeypatch.setattr(
+        torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or bfloat16
+    )
+    return Device(name, int(gib * GIB), bfloat16)
 
 
 @pytest.fixture
@@ -29,13 +50,51 @@ def threads_kept():
 # ----- choosing
 
 
-@pytest.mark.parametrize(("cuda", "name"), [(True, "full"), (False, "tiny")])
-def test_unset_the_profile_is_full_where_cuda_is_found_and_tiny_elsewhere(monkeypatch, cuda, name):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
-    assert load_profile({}) == load_profile({"COOKBOOK_PROFILE": ""}) == PROFILES[name]
+# A chapter holds the base twice in 16 bits (02, 07) or once in 32 (03), so at least 4 bytes a parameter, and 0.9 of what is free
+# has to hold that: 28.4 GiB for the 7B, 6.6 for the 1.5B. What a training takes besides is under 12 GiB and under 3.
+CARDS = [(8, "tiny"), (12, "small"), (15, "small"), (24, "small"), (40, "small"), (48, "full"), (80, "full")]
 
 
-@pytest.mark.parametrize("name", ["tiny", "full"])
+@pytest.mark.parametrize("bfloat16", [True, False])
+@pytest.mark.parametrize(("gib", "name"), CARDS)
+def test_unset_the_profile_is_the_largest_that_fits_the_free_memory(monkeypatch, gib, name, bfloat16):
+    device = gpu(monkeypatch, gib, bfloat16)
+    assert choose(device)[0] == name
+    dtype = "float32" if name == "tiny" else "bfloat16" if bfloat16 else "float16"
+    assert load_profile({}) == load_profile({"COOKBOOK_PROFILE": ""}) == replace(PROFILES[name], dtype=dtype)
+
+
+def test_without_a_gpu_the_profile_is_tiny(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert load_profile({}) == load_profile({"COOKBOOK_PROFILE": ""}) == PROFILES["tiny"]
+    assert choose(None) == ("tiny", "no CUDA device found")
+
+
+def test_the_chapter_that_needs_most_decides_and_a_tenth_stays_spare(monkeypatch):
+    needs = {"small": {"02": 9 * GIB, "04": 1}, "full": {"02": 4, "07": 40.5 * GIB}}
+    monkeypatch.setattr(planning, "chapters", lambda profile: needs[profile.name])
+    said = {free: choose(Device("Some GPU", free, True)) for free in (10 * GIB - 64, 10 * GIB, 45 * GIB - 64, 45 * GIB)}
+    assert list(said.values()) == [
+        ("tiny", "10.0 GiB free, a tenth spare; small needs 9.0 in 02; full needs 40.5 in 07"),
+        ("small", "02 needs 9.0 GiB of 10.0 free, a tenth spare; full needs 40.5 in 07"),
+        ("small", "02 needs 9.0 GiB of 45.0 free, a tenth spare; full needs 40.5 in 07"),
+        ("full", "07 needs 40.5 GiB of 45.0 free, a tenth spare"),
+    ]
+
+
+def test_the_gpu_is_looked_at_once_since_later_its_own_models_fill_it(monkeypatch):
+    gpu(monkeypatch, 80)
+    first = load_profile({})
+    gpu(monkeypatch, 20)
+    assert load_profile({}) == first == PROFILES["full"]
+
+
+def test_replaced_models_do_not_change_the_choice(monkeypatch):
+    gpu(monkeypatch, 15)
+    assert load_profile({"COOKBOOK_CAUSAL_LM": "/some/70B"}) == replace(PROFILES["small"], causal_lm="/some/70B")
+
+
+@pytest.mark.parametrize("name", ["tiny", "small", "full"])
 def test_the_profile_asked_for_is_the_one_that_comes(name):
     assert load_profile({"COOKBOOK_PROFILE": name, "HOME": "/home/anybody"}) == PROFILES[name]
 
@@ -48,11 +107,15 @@ def test_the_full_profile_names_the_real_checkpoints_and_the_tiny_one_only_what_
     assert PROFILES["full"].reader == "luhua/chinese_pretrain_mrc_roberta_wwm_ext_large"
     assert PROFILES["full"].scorer == "Qwen/Qwen2.5-3B-Instruct"
     assert PROFILES["full"].rater == "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B"
+    small = PROFILES["small"]
+    assert small.causal_lm == small.rater == "deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B"
+    assert small.scorer == "Qwen/Qwen2.5-0.5B-Instruct"
+    assert (small.reader, small.encoder, small.encoder_layers) == ("bert-base-chinese", "bert-base-chinese", 8)
     tiny = PROFILES["tiny"]
     assert {tiny.causal_lm, tiny.encoder, tiny.reader, tiny.scorer, tiny.rater} == set(BUILDERS)
 
 
-@pytest.mark.parametrize("name", ["tiny", "full"])
+@pytest.mark.parametrize("name", ["tiny", "small", "full"])
 def test_the_matrices_that_get_an_adapter_for_rating_are_those_of_a_qwen2(name):
     """A name that no module ends in would be left without an adapter, and no error tell of it."""
     targets = PROFILES[name].rating_targets.split(",")
@@ -117,7 +180,7 @@ def test_a_notebook_takes_one_gpu_and_a_launch_all(variables, seen, monkeypatch,
 
 
 def test_an_unknown_profile_is_refused_with_those_that_exist():
-    with pytest.raises(ValueError, match=r"^COOKBOOK_PROFILE='huge': no such profile; there are tiny, full$"):
+    with pytest.raises(ValueError, match=r"^COOKBOOK_PROFILE='huge': no such profile; there are tiny, small, full$"):
         load_profile({"COOKBOOK_PROFILE": "huge"})
 
 
@@ -160,6 +223,41 @@ def test_device_and_dtype_are_those_asked_for(monkeypatch):
     for found, device in ((True, "cuda"), (False, "cpu")):
         monkeypatch.setattr(torch.cuda, "is_available", lambda found=found: found)
         assert PROFILES["full"].torch_device == torch.device(device)
+
+
+def test_a_gpu_without_bfloat16_computes_in_float16_unless_told_otherwise(monkeypatch):
+    gpu(monkeypatch, 15, bfloat16=False, name="Tesla T4")
+    small = PROFILES["small"]
+    assert load_profile({"COOKBOOK_PROFILE": "small"}) == replace(small, dtype="float16")
+    assert load_profile({"COOKBOOK_PROFILE": "small", "COOKBOOK_DTYPE": "bfloat16"}) == small
+    assert load_profile({"COOKBOOK_PROFILE": "small", "COOKBOOK_DEVICE": "cpu"}) == replace(small, device="cpu")
+    assert load_profile({"COOKBOOK_PROFILE": "tiny"}) == PROFILES["tiny"]
+    assert load_profile({"COOKBOOK_PROFILE": "tiny"}).mixed_precision == {"bf16": False, "fp16": True}
+
+
+def test_only_bfloat16_gives_way_and_only_where_the_gpu_has_none():
+    old, new = Device("Tesla V100", 16 * GIB, False), Device("L4", 22 * GIB, True)
+    said = {dtype: [native_dtype(dtype, device)[0] for device in (None, new, old)] for dtype in profiles.DTYPES}
+    assert said == {
+        "float32": ["float32"] * 3,
+        "bfloat16": ["bfloat16", "bfloat16", "float16"],
+        "float16": ["float16"] * 3,
+    }
+    assert native_dtype("bfloat16", new)[1] == native_dtype("float16", old)[1] == ""
+
+
+@pytest.mark.parametrize(
+    ("dtype", "adapter", "whole"),  # what of (bf16, fp16) Trainer computes in
+    [
+        ("float32", (False, False), (True, False)),
+        ("bfloat16", (True, False), (True, False)),
+        ("float16", (False, True), (False, True)),
+    ],
+)
+def test_an_adapter_trains_in_the_format_of_its_base_and_a_whole_model_in_16_bits(dtype, adapter, whole):
+    profile = replace(PROFILES["tiny"], dtype=dtype, device="cpu")
+    assert profile.precision == dict(zip(("bf16", "fp16"), adapter, strict=True))
+    assert profile.mixed_precision == dict(zip(("bf16", "fp16"), whole, strict=True))
 
 
 def test_a_notebook_writes_below_outputs_and_the_profiles_name_unless_told_otherwise(tmp_path, monkeypatch):
@@ -221,6 +319,29 @@ def test_start_gives_its_own_reasons_where_nothing_is_set(monkeypatch, capsys, t
     assert lines["profile"] == "tiny (no CUDA device found)"
     assert lines["device"] == "cpu | float32 (no CUDA device found)"
     assert lines["threads"] == "3 (one for each core this process may use); seed 42"
+
+
+def test_start_gives_the_numbers_that_chose_a_profile(monkeypatch, capsys, threads_kept):
+    """On the CPU, so that no GPU need be there: the profile is chosen by the GPU all the same."""
+    gpu(monkeypatch, 14.6, bfloat16=False, name="Tesla T4")
+    monkeypatch.setenv("COOKBOOK_DEVICE", "cpu")
+    for variable, reason in (
+        ("", r"small \(02 needs 8.8 GiB of 14.6 free, a tenth spare; full needs 40.1 in 02\)"),
+        ("full", r"full \(COOKBOOK_PROFILE is set; 02 needs 40.1 GiB of 14.6 free\)"),
+        ("tiny", r"tiny \(COOKBOOK_PROFILE is set\)"),
+    ):
+        monkeypatch.setenv("COOKBOOK_PROFILE", variable)
+        profiles.start()
+        assert re.match(rf"profile  {reason}\ndevice   cpu", capsys.readouterr().out)
+
+
+def test_the_device_line_says_why_16_bits_are_float16(monkeypatch):
+    gpu(monkeypatch, 14.6, bfloat16=False, name="Tesla T4")
+    monkeypatch.delenv("COOKBOOK_PROFILE")
+    why = "Tesla T4; no bfloat16 of its own, so float16, with loss scaling in training"
+    assert profiles._why_device(load_profile()) == why
+    monkeypatch.setenv("COOKBOOK_DTYPE", "float16")
+    assert profiles._why_device(load_profile()) == "Tesla T4; COOKBOOK_DTYPE is set"
 
 
 def test_a_device_that_is_set_is_no_reason_for_the_profile(monkeypatch, capsys, threads_kept):

@@ -27,6 +27,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, Trainer, TrainingArgumen
 
 from scripts import likelihood
 from scripts.profiles import ROOT
+from scripts.tiny_models import build_tokenizer
 
 
 @pytest.fixture
@@ -183,6 +184,51 @@ def test_bf16_on_a_cpu_computes_in_bfloat16_and_keeps_the_weights_in_float32(mod
         Trainer(model, arguments, train_dataset=rows).train()
     assert computed == {torch.bfloat16}
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+
+
+def half_with_adapter(model):
+    return get_peft_model(model.half(), LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+
+
+def test_an_adapter_beside_float16_is_float32_and_trains_under_fp16(model, tmp_path):
+    """A GPU without bfloat16 trains so; on a CPU there is no loss scaling."""
+    adapted = half_with_adapter(model)
+    trained = [weight for weight in adapted.parameters() if weight.requires_grad]
+    assert {weight.dtype for weight in trained} == {torch.float32}
+    rows = [{"input_ids": [5, 6, 7], "labels": [5, 6, 7]}] * 2
+    arguments = TrainingArguments(
+        tmp_path, fp16=True, use_cpu=True, max_steps=1, report_to=[], save_strategy="no", disable_tqdm=True
+    )
+    before, computed = [weight.detach().clone() for weight in trained], set()
+    projection = model.model.layers[0].self_attn.q_proj
+    with projection.register_forward_hook(lambda _, inputs, output: computed.add(output.dtype)):
+        Trainer(adapted, arguments, train_dataset=rows).train()
+    assert computed == {torch.float16} and not any(map(torch.equal, before, trained))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_loss_scaling_takes_gradients_in_float32_alone(model, dtype):
+    trained = [weight.to(dtype) for weight in half_with_adapter(model).parameters() if weight.requires_grad]
+    optimizer, scaler = torch.optim.SGD(trained), torch.amp.GradScaler("cpu")
+    scaler.scale(torch.ones(()))  # from here on it has a scale
+    for weight in trained:
+        weight.grad = torch.ones_like(weight)
+    if dtype == torch.float32:
+        return scaler.unscale_(optimizer)
+    with pytest.raises(ValueError, match="Attempting to unscale FP16 gradients"):
+        scaler.unscale_(optimizer)
+
+
+def test_beside_4_bit_weights_sft_trainer_puts_the_adapter_into_bfloat16(model, tmp_path):
+    """Notebook 02 takes it back to float32 where the loss is scaled."""
+    adapted = half_with_adapter(model)
+    adapted.is_loaded_in_4bit = True
+    arguments = trl.SFTConfig(
+        tmp_path, fp16=True, bf16=False, use_cpu=True, report_to=[], dataset_kwargs={"skip_prepare_dataset": True}
+    )
+    rows = Dataset.from_list([{"input_ids": [5, 6, 7], "labels": [5, 6, 7]}])
+    trl.SFTTrainer(adapted, arguments, train_dataset=rows, processing_class=build_tokenizer())
+    assert {weight.dtype for weight in adapted.parameters() if weight.requires_grad} == {torch.bfloat16}
 
 
 def test_what_evaluate_returns_and_logs_beside_the_loss_stands_in_the_log(tmp_path):

@@ -1,11 +1,20 @@
 """What the Makefile runs: programs around the notebooks. The notebooks import nothing from here."""
 
-from scripts.profiles import Profile, load_profile
+import os
+
+from scripts.profiles import Profile, load_profile, why_profile
 
 
 def environments_profile() -> Profile:
-    """The profile that the environment asks for; a profile or field that does not exist ends the program with that message."""
+    """The profile that the environment asks for; a profile or field that does not exist ends the program with that message.
+
+    One that was chosen by free memory is printed and set: what this program starts would measure anew, and might choose another.
+    """
     try:
-        return load_profile()
+        profile = load_profile()
     except ValueError as error:
         raise SystemExit(str(error)) from None  # printed to standard error, exit status 1
+    if not os.environ.get("COOKBOOK_PROFILE"):
+        print(f"profile {profile.name} ({why_profile(profile)})")
+        os.environ["COOKBOOK_PROFILE"] = profile.name
+    return profile

@@ -35,7 +35,7 @@ SIZES = {
 def make_exact(script: Path) -> None:
     """Notebook 02's adapter has dropout, 05 trains in bfloat16; the others have neither."""
     text = script.read_text(encoding="utf-8")
-    text = text.replace("lora_dropout=0.05", "lora_dropout=0.0").replace("bf16=True", "bf16=False")
+    text = text.replace("lora_dropout=0.05", "lora_dropout=0.0").replace("**profile.mixed_precision", "bf16=False")
     script.write_text(text, encoding="utf-8")
 
 

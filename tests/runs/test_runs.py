@@ -143,7 +143,7 @@ def full(tmp_path_factory) -> dict:
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_the_full_profile_runs_on_local_checkpoints(name, full):
     notebook = execute(name, Path(full["COOKBOOK_OUTPUTS"]), **full)
-    assert printed(notebook).startswith("profile  full (COOKBOOK_PROFILE is set)")
+    assert printed(notebook).startswith("profile  full (COOKBOOK_PROFILE is set")
 
 
 @pytest.mark.parametrize("name, before, result", TRAININGS)
