@@ -1,15 +1,13 @@
 """The READMEs: figures are those of the committed notebooks, names are real, and English and Chinese are in step."""
 
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import nbformat
 import pytest
-from peft import LoraConfig
-from transformers import Qwen2Config
 
-from scripts.planning import GIB, SHAPES, estimate, skeleton
-from scripts.profiles import ROOT, Profile
+from scripts.planning import GIB, chapters
+from scripts.profiles import PROFILES, ROOT, Profile
 
 PATHS = ROOT / "README.md", ROOT / "README.zh-CN.md"
 TEXTS = [path.read_text(encoding="utf-8") for path in PATHS]
@@ -66,39 +64,27 @@ def test_every_figure_of_the_overview_stands_in_the_table_of_its_chapter():
         assert figures and set(figures) <= set(re.findall(r"\d+\.\d+%?", section(README, TABLES[chapter][0])))
 
 
-def on_paper(config, r, rows, tokens, trained, copies=("frozen weights",), dropout=0.0, **step) -> float:
-    """GiB of a LoRA training, and of those parts of a second model that is held beside it."""
-    targets = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    lora = LoraConfig(r=r, lora_dropout=dropout, target_modules=targets)
-    parts = estimate(skeleton(config), lora, rows=rows, tokens=tokens, trained=trained, **step)
-    return (sum(parts.values()) + sum(parts[part] for part in copies)) / GIB
-
-
 def test_the_memory_of_each_card_is_what_the_planner_computes():
-    over = "frozen weights", "trained weights", "optimizer"  # what a training that is over still holds
+    small, full, distill = PROFILES["small"], PROFILES["full"], "deepseek-ai/DeepSeek-R1-Distill-Qwen-"
+    in_4_bits, checkpointed = {"load_in_4bit": True}, {"gradient_checkpointing": True}
+    each = [(small, chapter) for chapter in ("02", "03", "04", "05", "06", "07")]
+    card_24 = [(replace(full, **in_4_bits, train_batch_size=16), "02"), *((full, f"0{n}") for n in (3, 4, 5, 6))]
+    card_24 += [(replace(full, rater=f"{distill}1.5B"), "07")]
+    of_14b, of_32b = (replace(full, causal_lm=f"{distill}{size}", **checkpointed) for size in ("14B", "32B"))
+    card_80 = [(full, "02"), (full, "03"), (full, "07"), (of_14b, "02"), (of_14b, "03")]
+    card_80 += [(replace(of_32b, **in_4_bits), "02"), (of_32b, "03"), (of_32b, "04")]
 
-    def sft(size, batch, **step):  # the longest rows of 02, packed into one: 35 tokens, 16 of them trained
-        return on_paper(SHAPES[size], 32, 1, 35 * batch, 16 * batch, over, dropout=0.05, **step)
+    def written(name, row):
+        return re.findall(rf"^\| {row} \|.* (\S+) \|$", section(README, name), re.MULTILINE)
 
-    def ratings(size, batch):  # of 07: 34 tokens, 5 of them trained
-        return on_paper(SHAPES[size], 8, 1, 34 * batch, 5 * batch, over)
+    def computed(wanted):
+        return [f"{chapters(profile)[chapter] / GIB:.1f}" for profile, chapter in wanted]
 
-    def scores(*sizes):  # of 06, in batches of 8
-        names = "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"
-        shape = dict(zip(names, sizes, strict=True), num_key_value_heads=2, vocab_size=151936, tie_word_embeddings=True)
-        return on_paper(Qwen2Config(**shape), 16, 8, 52, 52)
-
-    def weights(size, itemsize):
-        return skeleton(SHAPES[size]).num_parameters() * itemsize / GIB
-
-    expected = [
-        *(sft("1.5B", 16), weights("1.5B", 4), weights("1.5B", 2), scores(1536, 8960, 28, 12), ratings("1.5B", 16)),
-        *(sft("7B", 16, four_bit=True), weights("7B", 4), weights("7B", 2), scores(2048, 11008, 36, 16)),
-        *(ratings("1.5B", 32), sft("7B", 32), weights("7B", 4), ratings("7B", 32), sft("14B", 32, checkpointing=True)),
-        *(weights("14B", 4), sft("32B", 32, four_bit=True, checkpointing=True), weights("32B", 4), weights("32B", 2)),
+    assert written("hardware", r"\d+ GB") == computed(each + card_24 + card_80)
+    assert written("t4", r"0\d") == computed(each)
+    assert re.findall(r"^\| \d+ GB \| (\d\d)", section(README, "hardware"), re.MULTILINE) == [
+        chapter for _, chapter in each + card_24 + card_80
     ]
-    written = re.findall(r"^\| \d+ GB \|.* (\S+) \|$", section(README, "hardware"), re.MULTILINE)
-    assert written == [f"{gib:.1f}" for gib in expected]
 
 
 @BOTH

@@ -208,7 +208,7 @@ def test_an_adapter_beside_float16_is_float32_and_trains_under_fp16(model, tmp_p
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_loss_scaling_takes_gradients_in_float32_alone(model, dtype):
-    trained = [weight.to(dtype) for weight in half_with_adapter(model).parameters() if weight.requires_grad]
+    trained = [w.detach().to(dtype) for w in half_with_adapter(model).parameters() if w.requires_grad]
     optimizer, scaler = torch.optim.SGD(trained), torch.amp.GradScaler("cpu")
     scaler.scale(torch.ones(()))  # from here on it has a scale
     for weight in trained:
