@@ -48,7 +48,7 @@ from scripts import chat, hupu_lessons, lesson_text, qa, reading_text, scoring
 from scripts.artifacts import atomic_folder, fingerprint, read_json, write_json
 from scripts.chinese import common_characters
 from scripts.collator import CompletionCollator
-from scripts.profiles import ROOT, load_profile, quiet, shown
+from scripts.profiles import ROOT, disable_cudnn_attention, load_profile, quiet, shown
 
 BOS, EOS, USER, ASSISTANT = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>"
 
@@ -617,6 +617,7 @@ def main(names: list[str]) -> None:
     """Build the models called `names`; without a name, those that the profile needs and has not, one on each core."""
     profile = load_profile()
     quiet()
+    disable_cudnn_attention()
     if names:
         for name in names:
             checkpoint(name)
