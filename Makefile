@@ -44,6 +44,7 @@ site: $(INSTALLED)  ## the notebooks and guides as a website in outputs/site, al
 test: lint  ## lint, unit tests, and every notebook executed on the tiny profile
 	$(TINY) $(VENV) -m scripts.tiny_models
 	$(TINY) $(VENV) -m pytest -n auto --dist loadfile --durations=10 tests --ignore=tests/runs
+	$(TINY) $(VENV) -m pytest -m cuda tests/test_cuda.py
 	rm -rf outputs/test
 	$(TINY) export COOKBOOK_OUTPUTS=outputs/test COOKBOOK_THREADS=1; \
 	  $(VENV) -m pytest -x -n auto --dist loadgroup --nbmake --nbmake-kernel=python3 --nbmake-timeout=900 notebooks

@@ -11,7 +11,7 @@ import torch
 from bench import answering, bertscore, collating, qa, rating, scoring, sft
 from bench.timing import table
 from scripts import tiny_models
-from scripts.profiles import machine, quiet
+from scripts.profiles import disable_cudnn_attention, machine, quiet
 
 SMALL_WAYS = (sft.OURS, "SFTTrainer, padded", "SFTTrainer, padding_free", "Trainer, padded", "Trainer, group_by_length")
 
@@ -39,6 +39,7 @@ TASKS = {
 def main() -> None:
     """Print what runs where, run the tasks one after the other, and print one table of them all."""
     quiet()
+    disable_cudnn_attention()
     torch.set_num_threads(1)  # a second thread would measure who else is using the machine
     versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "transformers", "trl", "bert-score"))
     print(f"{machine()}, one thread\nPython {platform.python_version()}, {versions}", flush=True)

@@ -21,7 +21,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, set_seed
 from bench import material, sft
 from bench.collating import with_pad_token
 from scripts import tiny_models
-from scripts.profiles import machine, peak_memory_gib, quiet
+from scripts.profiles import disable_cudnn_attention, machine, peak_memory_gib, quiet
 
 # Dense 16-bit tensor throughput in TFLOP/s, from NVIDIA's data sheets, of devices that hold this model; the first name that is
 # part of the device's counts.
@@ -120,6 +120,7 @@ def main(argv: list[str] | None = None) -> None:
     args = arguments(argv)
     check_device(args, "bench.gpu")
     quiet()
+    disable_cudnn_attention()
     tokenizer = with_pad_token(tiny_models.build_tokenizer())
     rows = material.encoded_rows(tokenizer, (args.steps + 1) * args.step_rows)
     tokens = sum(len(row["input_ids"]) for row in rows) / len(rows)

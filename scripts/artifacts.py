@@ -16,12 +16,13 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pandas as pd
 import psutil
 from accelerate import PartialState
 from tqdm import tqdm
 
 from scripts.processes import gathered, sharing
-from scripts.profiles import Profile, machine, pins
+from scripts.profiles import ROOT, Profile, machine, pins
 
 
 @contextmanager
@@ -231,3 +232,18 @@ def last_complete_checkpoint(folder: str | Path) -> str | None:
             continue
         return str(checkpoint)
     return None
+
+
+def with_real_model(notebook: str, here: dict) -> pd.DataFrame:
+    """This run's key figures beside those that `notebook` gave with a real checkpoint of 0.5 B: a row a figure, NaN where one has it not.
+
+    What was run where, and the command, is printed. The record is docs/real_model.json; its README section says how to repeat it.
+    """
+    record = read_json(ROOT / "docs" / "real_model.json")
+    columns = {"this run": here}
+    for number, run in enumerate((run for run in record["runs"] if run["notebook"] == notebook), 1):
+        columns[f"real {number}"] = run["figures"]
+        print(f"real {number}: {run['what']} ({run['machine']}, {run['date']})\n        {run['command']}")
+    print(f"{record['model']}. r1: {record['r1']}; qwen: with its own")
+    table = pd.DataFrame(columns)
+    return table[table.drop(columns="this run").notna().any(axis=1)]

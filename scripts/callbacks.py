@@ -11,6 +11,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 from transformers import TrainerCallback
@@ -79,13 +80,17 @@ class LossPlotCallback(TrainerCallback):
 
     def __init__(self, folder: str | Path, seconds: float = 3.0, unit: str = "nats per token"):
         self.folder, self.seconds, self.unit = Path(folder), seconds, unit
-        self.display, self.started, self.first_step, self.drawn = None, 0.0, 0, 0.0
+        self.display, self.first_step = None, 0
+        # None is "never". A clock's 0 is not: time.monotonic() counts from the machine's start.
+        self.started: float | None = None
+        self.drawn: float | None = None
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.started, self.first_step = time.monotonic(), state.global_step
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if time.monotonic() - self.drawn > self.seconds or "eval_loss" in (logs or {}):
+        due = self.drawn is None or time.monotonic() - self.drawn > self.seconds
+        if due or "eval_loss" in (logs or {}):
             self._draw(state)
 
     def on_train_end(self, args, state, control, **kwargs):
@@ -104,6 +109,8 @@ class LossPlotCallback(TrainerCallback):
         self.drawn = time.monotonic()
 
     def _title(self, state) -> str:
+        if self.started is None:  # evaluated by hand, before a training
+            return f"step {state.global_step}"
         done, elapsed = state.global_step - self.first_step, time.monotonic() - self.started
         left = elapsed / max(done, 1) * (state.max_steps - state.global_step)
         resumed = f", resumed at {self.first_step}" if self.first_step else ""
@@ -243,14 +250,14 @@ class StopOnNaN(TrainerCallback):
     def on_epoch_end(self, args, state, control, **kwargs):
         control.should_log = True  # the same; whether a checkpoint follows is decided after this
 
-    def on_log(self, args, state, control, logs=None, **kwargs):
+    def on_log(self, args, state, control, logs=None, model=None, **kwargs):
         if self._overflow(args, logs or {}):
             return
         for key in ("loss", "eval_loss", "grad_norm"):
             if not math.isfinite((logs or {}).get(key, 0.0)):
                 raise FloatingPointError(
                     f"{key} is {logs[key]} at step {state.global_step}: training stopped, the last checkpoint is from before it. "
-                    f"Lower {self.learning_rate}, or use COOKBOOK_DTYPE=bfloat16 where the weights are float16."
+                    f"{self._causes(next(model.parameters()).device.type)}"
                 )
 
     def _overflow(self, args, logs: dict) -> bool:
@@ -263,6 +270,16 @@ class StopOnNaN(TrainerCallback):
         before, self.overflowed = self.overflowed, not math.isfinite(logs["grad_norm"])
         scaled = getattr(args, "fp16", False) and math.isfinite(logs.get("loss", 0.0))
         return self.overflowed and not before and scaled
+
+    def _causes(self, device: str) -> str:
+        """What to try, the likeliest first. cuDNN's attention is named only where it can be the cause."""
+        advice = f"lower {self.learning_rate}, or use COOKBOOK_DTYPE=bfloat16 where the weights are float16."
+        if device == "cuda" and torch.backends.cuda.cudnn_sdp_enabled():
+            return (
+                "cuDNN's attention is on, and its backward returns NaN for some models and batch lengths (pytorch issue 196678): "
+                f"call torch.backends.cuda.enable_cudnn_sdp(False) before training. If that is not it, {advice}"
+            )
+        return advice[0].upper() + advice[1:]
 
 
 @contextmanager

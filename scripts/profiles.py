@@ -317,6 +317,7 @@ def start(*packages: str) -> Profile:
     state = PartialState(cpu=profile.torch_device.type == "cpu")
     if not state.is_main_process:
         _silence()
+    disable_cudnn_attention()
     torch.set_num_threads(profile.cpu_threads)
     set_seed(profile.seed)
     why_threads = f"{PREFIX}THREADS is set" if profile.threads else "one for each core this process may use"
@@ -338,8 +339,22 @@ def _silence() -> None:
     sys.excepthook = lambda *error: traceback.print_exception(*error, file=sys.__stderr__)
 
 
+def disable_cudnn_attention() -> None:
+    """Keep torch off cuDNN's attention. Whatever trains calls this first.
+
+    Its backward, which torch prefers on Hopper from 2.11 on, returns NaN for the queries when a mask is passed, the length is 64
+    beyond a multiple of 128, and a row's logsumexp is below -88.7, as in Qwen2.5 (pytorch/pytorch issue 196678, huggingface/trl
+    issue 7181). The forward is right, so the loss of the first step shows nothing.
+    """
+    import torch
+
+    torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 def _why_device(profile: Profile) -> str:
     why = f"{PREFIX}DEVICE is set" if profile.device != "auto" else _cuda_found()
+    if profile.torch_device.type == "cuda":
+        why += "; cuDNN's attention is off: its backward can return NaN"
     if f"{PREFIX}DTYPE" in os.environ:
         return f"{why}; {PREFIX}DTYPE is set"
     on = _device() if profile.torch_device.type == "cuda" else None
@@ -401,13 +416,13 @@ def machine() -> str:
 
 
 def peak_memory_gib() -> float:
-    """Peak memory of this process in GiB: the GPU's where there is one, else the process's resident set."""
+    """Peak memory of this process in GiB: the GPU's if anything was put on one, else the process's resident set."""
     import resource
 
     import torch
 
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
+    if torch.cuda.is_available() and (peak := torch.cuda.max_memory_allocated()):
+        return peak / 2**30
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux, bytes on macOS
     return peak / 2**30 if platform.system() == "Darwin" else peak / 2**20
 

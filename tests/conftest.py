@@ -10,6 +10,13 @@ os.environ["COOKBOOK_PROFILE"] = "tiny"
 os.environ["OMP_NUM_THREADS"] = "1"  # models this small gain nothing from more, and lose much on a busy machine
 
 
+def pytest_configure(config):
+    """Tests that are not about CUDA run on the CPU, also where there is a GPU; `-m cuda` runs those that are."""
+    config.addinivalue_line("markers", "cuda: needs a CUDA GPU; run with `-m cuda`")
+    if config.option.markexpr != "cuda":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 @pytest.fixture(scope="session")
 def tokenizer():
     """DeepSeek's special tokens and chat template over the project's characters."""

@@ -223,7 +223,9 @@ def test_the_figure_draws_the_points_of_the_table():
     assert figure.axes[0].get_title() == "title" and "nats" in figure.axes[0].get_ylabel()
 
 
-def test_it_is_drawn_seldom_while_training_but_at_each_evaluation_and_at_the_end(tmp_path):
+@pytest.mark.parametrize("uptime", [0.0, 1e6])
+def test_it_is_drawn_seldom_while_training_but_at_each_evaluation_and_at_the_end(tmp_path, monkeypatch, uptime):
+    monkeypatch.setattr("scripts.callbacks.time.monotonic", lambda: uptime)  # Linux counts from the machine's start
     plot, drawn = LossPlotCallback(tmp_path, seconds=3600), []
     plot._show = lambda figure: drawn.append(len(figure.axes[0].lines[0].get_xdata()))
     plot.on_train_begin(None, state(0), None)
@@ -232,6 +234,13 @@ def test_it_is_drawn_seldom_while_training_but_at_each_evaluation_and_at_the_end
     assert drawn == [1, 2, 4]  # the first point; then with both evaluations
     plot.on_train_end(None, state(), None)
     assert drawn == [1, 2, 4, 4]
+
+
+def test_an_evaluation_before_any_training_has_no_clock_to_read(tmp_path):
+    plot, titles = LossPlotCallback(tmp_path), []
+    plot._show = lambda figure: titles.append(figure.axes[0].get_title())
+    plot.on_log(None, state(0, log=[{"eval_loss": 2.5, "epoch": 0, "step": 0}]), None, logs={"eval_loss": 2.5})
+    assert titles == ["step 0"]
 
 
 def test_nothing_is_drawn_without_a_loss_or_by_another_process_than_the_main_one(tmp_path):
@@ -486,7 +495,7 @@ def test_a_learning_rate_without_bound_is_caught_too(tmp_path):
 def test_any_logged_figure_that_is_not_finite_stops_and_other_logs_do_not(key):
     callback = StopOnNaN("COOKBOOK_LEARNING_RATE")
     with pytest.raises(FloatingPointError, match=f"{key} is -inf at step 4"):
-        callback.on_log(None, state(), TrainerControl(), logs={key: float("-inf")})
+        callback.on_log(None, state(), TrainerControl(), logs={key: float("-inf")}, model=Losing(1.0, at=1))
     for fine in (None, {}, {key: 0.0}, {"train_runtime": 1.0}, {"learning_rate": NAN}):
         callback.on_log(None, state(), TrainerControl(), logs=fine)
 
@@ -495,16 +504,27 @@ def test_with_loss_scaling_one_gradient_too_large_is_a_step_left_out_and_two_in_
     scaled, logs = SimpleNamespace(fp16=True), [{"grad_norm": 1.0}, {"grad_norm": math.inf}]
     callback = StopOnNaN("COOKBOOK_LEARNING_RATE")
     for log in 2 * logs + [{"eval_loss": 1.0}, {"loss": 1.0, "grad_norm": 0.5}]:
-        callback.on_log(scaled, state(), TrainerControl(), logs=log)
-    callback.on_log(scaled, state(), TrainerControl(), logs=logs[1])
+        callback.on_log(scaled, state(), TrainerControl(), logs=log, model=Losing(1.0, at=1))
+    callback.on_log(scaled, state(), TrainerControl(), logs=logs[1], model=Losing(1.0, at=1))
     with pytest.raises(FloatingPointError, match="grad_norm is inf"):
-        callback.on_log(scaled, state(), TrainerControl(), logs=logs[1])
+        callback.on_log(scaled, state(), TrainerControl(), logs=logs[1], model=Losing(1.0, at=1))
 
 
 @pytest.mark.parametrize(("fp16", "log"), [(False, {"grad_norm": NAN}), (True, {"loss": NAN, "grad_norm": NAN})])
 def test_without_scaling_or_with_a_bad_loss_the_first_one_stops(fp16, log):
     with pytest.raises(FloatingPointError):
-        StopOnNaN("X").on_log(SimpleNamespace(fp16=fp16), state(), TrainerControl(), logs=log)
+        StopOnNaN("X").on_log(SimpleNamespace(fp16=fp16), state(), TrainerControl(), logs=log, model=Losing(1.0, at=1))
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("cudnn_on", [True, False])
+def test_cudnns_attention_is_named_where_it_can_be_the_cause_and_only_there(monkeypatch, device, cudnn_on):
+    monkeypatch.setattr(torch.backends.cuda, "cudnn_sdp_enabled", lambda: cudnn_on)
+    model = SimpleNamespace(parameters=lambda: iter([SimpleNamespace(device=torch.device(device))]))
+    with pytest.raises(FloatingPointError) as error:
+        StopOnNaN("COOKBOOK_A").on_log(None, state(), TrainerControl(), logs={"loss": NAN}, model=model)
+    assert ("enable_cudnn_sdp(False)" in str(error.value)) == (device == "cuda" and cudnn_on)
+    assert "ower COOKBOOK_A" in str(error.value)
 
 
 def test_it_refuses_to_watch_a_loss_that_trainer_filters(tmp_path):

@@ -65,12 +65,32 @@ def test_a_config_that_is_not_there_is_an_error_that_lists_those_that_are(capsys
 
 
 def test_fsdp_without_a_gpu_is_refused_and_not_replaced_in_silence(capsys, monkeypatch):
-    monkeypatch.setattr(launcher, "cuda_is_available", lambda: False)
+    monkeypatch.setattr(launcher, "gpu_count", lambda: 0)
     assert launcher.main(["--nb", "02", "--config", "configs/fsdp.yaml"]) == 1
     assert (
         "configs/fsdp.yaml shards a model over GPUs, and there is none here; leave CONFIG out"
         in capsys.readouterr().err
     )
+
+
+@pytest.mark.parametrize(
+    ("gpus", "processes", "config", "device", "refused"),
+    [
+        (1, 2, "data_parallel.yaml", "auto", "2 processes on this host need 2 GPUs, one each, and it has 1: NPROC=1"),
+        (1, 2, "data_parallel.yaml", "cpu", None),
+        (1, 1, "data_parallel.yaml", "auto", None),
+        (0, 2, "data_parallel.yaml", "auto", None),
+        (8, 16, "data_parallel_hosts.yaml", "auto", None),  # two hosts
+        (4, 16, "fsdp_hosts.yaml", "auto", "8 processes on this host need 8 GPUs, one each, and it has 4: NPROC=4"),
+    ],
+)
+def test_more_processes_than_gpus_are_refused(monkeypatch, gpus, processes, config, device, refused):
+    monkeypatch.setattr(launcher, "gpu_count", lambda: gpus)
+    path = launcher.DEFAULT.with_name(config)
+    if refused is None:
+        return launcher.check_gpus(path, processes, device)
+    with pytest.raises(launcher.RunError, match=refused):
+        launcher.check_gpus(path, processes, device)
 
 
 @pytest.mark.parametrize("processes", ["0", "-1", "two"])

@@ -397,14 +397,13 @@ RECIPE = ScorerRecipe(hidden=32, intermediate=64, layers=1, heads=2, rows=600)
 
 @pytest.fixture(scope="module")
 def scorer():
-    """(model, tokenizer, the texts that it would be trained on, settings of the training): not trained."""
-    asked_for = []
+    """(model, tokenizer, the texts that it would be trained on): not trained."""
+    lessons = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiny_models, "_train", lambda *given, **named: asked_for.append((given[1], named)))
+        patch.setattr(tiny_models, "_train", lambda model, rows, *others: lessons.extend(rows))
         model, tokenizer = build_scorer(RECIPE)
-    [(lessons, settings)] = asked_for
     [lesson] = lessons
-    return model, tokenizer, lesson, settings
+    return model, tokenizer, lesson
 
 
 def test_the_scorer_has_a_token_for_each_character_of_its_lessons(scorer):
@@ -445,8 +444,8 @@ def kind(text, row, alike):
 
 
 def test_a_text_of_the_lessons_begins_and_ends_and_is_read_but_for_its_start(scorer):
-    _, tokenizer, lesson, settings = scorer
-    assert len(lesson) == 600 and settings == {"bfloat16": True}
+    _, tokenizer, lesson = scorer
+    assert len(lesson) == 600
     for text in lesson:
         ids, mask = text["input_ids"], text["completion_mask"]
         assert ids[0] == tokenizer.bos_token_id and ids[-1] == tokenizer.eos_token_id
@@ -455,7 +454,7 @@ def test_a_text_of_the_lessons_begins_and_ends_and_is_read_but_for_its_start(sco
 
 
 def test_each_row_is_a_text_of_one_of_five_kinds_in_their_proportions(scorer):
-    _, tokenizer, lesson, _ = scorer
+    _, tokenizer, lesson = scorer
     made = rows(600, RECIPE.seed)
     texts = [tokenizer.decode(text["input_ids"][1:-1]) for text in lesson]
     counts = Counter(kind(text, row, made) for text, row in zip(texts, made, strict=True))

@@ -338,10 +338,12 @@ def test_start_gives_the_numbers_that_chose_a_profile(monkeypatch, capsys, threa
 def test_the_device_line_says_why_16_bits_are_float16(monkeypatch):
     gpu(monkeypatch, 14.6, bfloat16=False, name="Tesla T4")
     monkeypatch.delenv("COOKBOOK_PROFILE")
-    why = "Tesla T4; no bfloat16 of its own, so float16, with loss scaling in training"
-    assert profiles._why_device(load_profile()) == why
+    assert profiles._why_device(load_profile()).startswith("Tesla T4; ")
+    assert profiles._why_device(load_profile()).endswith(
+        "; no bfloat16 of its own, so float16, with loss scaling in training"
+    )
     monkeypatch.setenv("COOKBOOK_DTYPE", "float16")
-    assert profiles._why_device(load_profile()) == "Tesla T4; COOKBOOK_DTYPE is set"
+    assert profiles._why_device(load_profile()).endswith("; COOKBOOK_DTYPE is set")
 
 
 def test_a_device_that_is_set_is_no_reason_for_the_profile(monkeypatch, capsys, threads_kept):

@@ -246,7 +246,7 @@ def test_bert_tokenizer_comes_back_the_same(tmp_path):
 def untrained_reader():
     """(model, tokenizer) of the real sizes, at the start of the training."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiny_models, "_train", lambda *arguments, **settings: None)
+        patch.setattr(tiny_models, "_train", lambda *arguments: None)
         return build_reader(replace(READER, short_rows=4, rows=4))
 
 
@@ -331,15 +331,10 @@ def test_query_and_key_are_alike_in_the_first_layers_alone(untrained_reader):
 
 
 def test_the_reader_trains_on_short_passages_first(monkeypatch):
-    lessons, found = [], {}
-
-    def remember(model, rows, collate, recipe, label, **settings):
-        lessons.extend(rows)
-        found.update(settings)
-
-    monkeypatch.setattr(tiny_models, "_train", remember)
+    lessons = []
+    monkeypatch.setattr(tiny_models, "_train", lambda model, rows, *others: lessons.extend(rows))
     _, tokenizer = build_reader(SMALL_READER)
-    assert [len(lesson) for lesson in lessons] == [12, 20] and found == {"bfloat16": True}
+    assert [len(lesson) for lesson in lessons] == [12, 20]
     for lesson, seed, clauses in zip(lessons, (1, 2), ((1, 2), (2, 3)), strict=True):
         for window, row in zip(lesson, reading_text.rows(len(lesson), seed, clauses=clauses), strict=True):
             span = window["input_ids"][window["start_positions"] : window["end_positions"] + 1]
@@ -353,13 +348,12 @@ def test_the_reader_trains_on_short_passages_first(monkeypatch):
 
 @pytest.fixture(scope="module")
 def untrained_rater():
-    """(model, tokenizer, the lessons that it would be trained on, settings of the training)."""
-    asked_for = []
+    """(model, tokenizer, the lessons that it would be trained on)."""
+    lessons = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tiny_models, "_train", lambda *given, **named: asked_for.append((given[1], named)))
+        patch.setattr(tiny_models, "_train", lambda model, rows, *others: lessons.extend(rows))
         model, tokenizer = build_rater(SMALL_RATER)
-    [(lessons, settings)] = asked_for
-    return model, tokenizer, lessons, settings
+    return model, tokenizer, lessons
 
 
 def test_the_rater_has_a_token_for_each_character_of_the_questions_that_it_will_be_asked(untrained_rater):
@@ -375,9 +369,9 @@ def test_the_rater_has_a_token_for_each_character_of_the_questions_that_it_will_
 
 
 def test_the_rater_reads_its_lessons_as_a_chat_once(untrained_rater):
-    _, tokenizer, lessons, settings = untrained_rater
+    _, tokenizer, lessons = untrained_rater
     rows = hupu_lessons.rows(SMALL_RATER.rows, SMALL_RATER.seed)
-    assert lessons == [[chat.encode(tokenizer, row) for row in rows]] and settings == {"bfloat16": True}
+    assert lessons == [[chat.encode(tokenizer, row) for row in rows]]
     for lesson, (_, answer) in zip(lessons[0], rows, strict=True):
         learned = [i for i, mask in zip(lesson["input_ids"], lesson["completion_mask"], strict=True) if mask]
         assert answer["content"] in tokenizer.decode(learned) and learned[-1] == tokenizer.eos_token_id
@@ -594,7 +588,7 @@ def test_a_build_that_is_interrupted_leaves_the_old_model(small_cache, monkeypat
     before = (models / "tiny-bert" / "model.safetensors").read_bytes()
     change_recipe(monkeypatch)
 
-    def interrupted(*arguments, **settings):
+    def interrupted(*arguments):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

@@ -16,11 +16,12 @@ import re
 import signal
 import subprocess
 import sys
+from math import ceil
 from pathlib import Path
 
 import yaml
 from nbconvert import PythonExporter
-from torch.cuda import is_available as cuda_is_available
+from torch.cuda import device_count as gpu_count
 
 from scripts.artifacts import write_text
 from scripts.profiles import ROOT, Profile, shown
@@ -54,11 +55,22 @@ def config_file(name: str) -> Path:
     return path
 
 
-def refuse_fsdp_without_gpus(config: Path) -> None:
-    """Raise RunError for a config of FSDP where there is no GPU: accelerate would run data parallel and not say so."""
-    if yaml.safe_load(config.read_text(encoding="utf-8")).get("distributed_type") == "FSDP" and not cuda_is_available():
+def check_gpus(config: Path, processes: int, device: str) -> None:
+    """Raise RunError where the processes do not fit this host's GPUs, before accelerate starts them.
+
+    Several on one GPU end in NCCL's "invalid usage" or wait for each other; FSDP without a GPU would run data parallel and not say
+    so. Without a GPU, or with COOKBOOK_DEVICE=cpu (`device`), any number runs on the CPU.
+    """
+    settings, gpus = yaml.safe_load(config.read_text(encoding="utf-8")), gpu_count()
+    if settings.get("distributed_type") == "FSDP" and not gpus:
         raise RunError(
             f"{shown(config)} shards a model over GPUs, and there is none here; leave CONFIG out for data parallel"
+        )
+    here = ceil(processes / settings.get("num_machines", 1))
+    if gpus and device != "cpu" and here > gpus:
+        raise RunError(
+            f"{here} processes on this host need {here} GPUs, one each, and it has {gpus}: NPROC={gpus} is right, "
+            "or COOKBOOK_DEVICE=cpu to run them on the CPU"
         )
 
 
@@ -117,8 +129,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         notebook = choose(find_notebooks(ROOT / "notebooks"), ours.nb)
         config = config_file(ours.config)
-        refuse_fsdp_without_gpus(config)
-        launch(notebook, environments_profile(), ours.processes, config, options)
+        profile = environments_profile()
+        check_gpus(config, ours.processes, profile.device)
+        launch(notebook, profile, ours.processes, config, options)
     except RunError as error:
         print(f"\n{error}\nThe same command goes on where this one stopped.", file=sys.stderr)
         return 1

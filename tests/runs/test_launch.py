@@ -62,7 +62,7 @@ def launcher(name: str, outputs: Path, processes: int, fsdp: bool = False) -> su
         f"    if {fsdp}: script.write_text(test_launch.FSDP_ON_CPU + script.read_text())\n"
         "    return script\n"
         "launcher.export = changed\n"
-        "launcher.cuda_is_available = lambda: True\n"
+        "launcher.gpu_count = lambda: 2\n"
         f"config = 'configs/fsdp.yaml' if {fsdp} else str(launcher.DEFAULT)\n"
         f"sys.exit(launcher.main(['--nb', '{name}', '--processes', '{processes}', '--config', config]))"
     )

@@ -1,0 +1,102 @@
+"""What only a GPU can show. `make test` runs these where there is one: pytest -m cuda tests/test_cuda.py"""
+
+import math
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch.nn import functional as F
+from transformers import Qwen2Config, Qwen2ForCausalLM, Trainer, TrainingArguments, set_seed
+
+from scripts import profiles
+from scripts.collator import CompletionCollator
+
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(
+        not torch.cuda.is_available(), reason="no CUDA GPU here, or hidden: -m cuda shows it to these tests"
+    ),
+]
+
+
+@pytest.fixture(autouse=True)
+def attention_switch():
+    """cuDNN's attention as torch has it by default, before and after each test."""
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    yield
+    torch.backends.cuda.enable_cudnn_sdp(True)
+
+
+def query_gradient_is_finite(length: int) -> bool:
+    """The reproduction of pytorch issue 196678: causal mask, all logits about -120, so that each row's logsumexp is below -88.7."""
+    torch.manual_seed(0)
+    query, key, value = torch.randn(3, 1, 1, length, 64, device="cuda", dtype=torch.bfloat16).mul(0.1).unbind()
+    query[..., 0], key[..., 0] = 1.0, -120 * math.sqrt(64)
+    query.requires_grad_()
+    mask = torch.ones(1, 1, length, length, dtype=torch.bool, device="cuda").tril()
+    F.scaled_dot_product_attention(query, key, value, attn_mask=mask).sum().backward()
+    return bool(query.grad.isfinite().all())
+
+
+@pytest.mark.parametrize("length", [640, 704, 832])  # 704 and 832 are 64 beyond a multiple of 128
+def test_gradients_are_finite_without_cudnns_attention(length):
+    profiles.disable_cudnn_attention()
+    assert query_gradient_is_finite(length)
+
+
+@pytest.mark.xfail(reason="pytorch issue 196678. XPASS: fixed on this GPU and torch; see docs/recent_behaviour.md")
+@pytest.mark.parametrize("length", [704, 832])
+def test_gradients_are_finite_by_default(length):
+    assert query_gradient_is_finite(length)
+
+
+def test_start_names_the_gpu_and_the_switch(capsys):
+    profiles.start("torch")
+    device = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("device"))
+    assert torch.cuda.get_device_name() in device and "cuDNN's attention is off" in device
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+
+
+def test_peak_memory_is_the_gpus():
+    torch.cuda.reset_peak_memory_stats()
+    block = torch.ones(2**26, device="cuda")  # 0.25 GiB
+    assert 0.25 <= profiles.peak_memory_gib() < torch.cuda.get_device_properties(0).total_memory / 2**30
+    assert block.sum() == 2**26
+
+
+def test_packed_and_padded_training_learn_alike_in_16_bits(tokenizer, tmp_path):
+    """One LoRA step on the same rows. AdamW's first step moves a weight by the learning rate whatever the gradient's size, so where
+    rounding turns the sign of a gradient near zero two runs differ by twice that rate, and never by more."""
+    rate, rows = 1e-3, [{"input_ids": [5 + i, 6, 7 + 2 * i, 8], "completion_mask": [0, 0, 1, 1]} for i in range(8)]
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+    )
+    trained = []
+    for packed in (True, False):
+        set_seed(0)
+        model = Qwen2ForCausalLM(config).to(torch.bfloat16)
+        model = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj", "v_proj", "down_proj"]))
+        arguments = TrainingArguments(
+            tmp_path,
+            per_device_train_batch_size=8,
+            num_train_epochs=1,
+            learning_rate=rate,
+            lr_scheduler_type="constant",
+            report_to="none",
+            save_strategy="no",
+            remove_unused_columns=False,
+            bf16=True,
+        )
+        run = Trainer(model, arguments, CompletionCollator(tokenizer, packed=packed), rows)
+        assert math.isfinite(run.train().training_loss)
+        trained.append({name: p.detach().clone() for name, p in model.named_parameters() if "lora_B" in name})
+    for name, weight in trained[0].items():
+        assert weight.abs().max() > rate / 2, f"{name} was not trained"
+        torch.testing.assert_close(weight, trained[1][name], rtol=0, atol=2 * rate)
+        agreeing = (weight.sign() == trained[1][name].sign()).float().mean()
+        assert agreeing > 0.9, f"{name}: {agreeing:.0%} of the weights moved the same way"
