@@ -48,7 +48,7 @@ class Tree:
 
     @classmethod
     def of(cls, tokenizer, candidates: Sequence[str]) -> Tree:
-        """The tree of these texts. Where the tokens of one begin those of another (1 and 10), each ends with the end of a turn, which parts them.
+        """The tree of these texts. Where the tokens of one begin those of another (1 and 10), a turn's end parts them.
 
         Raises ValueError for no candidates, a text that stands twice, one that has no tokens, and two with the same tokens.
         """
