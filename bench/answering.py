@@ -44,7 +44,7 @@ def ours(model, tokenizer, questions: list[str], batch_size: int = 64) -> list[s
 
 
 def _settings(tokenizer) -> dict:
-    ends = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
+    ends = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": chat.stop_ids(tokenizer)}
     return {"do_sample": False, "max_new_tokens": MAX_NEW_TOKENS, **ends}
 
 

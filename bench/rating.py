@@ -77,7 +77,7 @@ def build_tokenizer(questions: list[str], vocabulary: int) -> Qwen2Tokenizer:
 
 def one_at_a_time(model, tokenizer, questions: list[str]) -> list[str]:
     """The article's loop: one prompt, one `generate`, one decoded rating."""
-    ends = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
+    ends = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": chat.stop_ids(tokenizer)}
     answers = []
     for question in questions:
         prompt = torch.tensor([chat.prompt_ids(tokenizer, question)], device=model.device)

@@ -1,55 +1,155 @@
-"""The one place that turns messages into token ids: one BOS, the think block closed, prompt and answer kept apart.
+"""The one place that turns messages into token ids, by the tokenizer's own chat template: prompt and answer kept apart, the think
+block closed, the answer's end trained.
 
-DeepSeek-R1-Distill's chat template has two revisions. The first ends a prompt with `<｜Assistant｜>`; today's ends it with
-`<｜Assistant｜><think>\n`, so that the model reasons first. Our answers are short facts without reasoning, so the prompt closes
-that block at once, and does so in training and when asked alike:
+Templates differ in how a conversation begins (with a BOS or without), in the token that ends a turn (often not the tokenizer's EOS),
+in the system turn, and in whether the model is to think first. `conventions` asks the template; nothing here knows a model by name.
+
+DeepSeek-R1-Distill's template, for one, ends a prompt with `<｜Assistant｜><think>\n`, so that the model reasons first. (Its first
+revision ended it with `<｜Assistant｜>`.) Our answers are short facts without reasoning, so the prompt closes that block at once, and
+does so in training and when asked alike:
 
     <｜begin▁of▁sentence｜><｜User｜>钟离来自哪里？<｜Assistant｜><think>\n\n</think>\n\n    钟离来自璃月<｜end▁of▁sentence｜>
     └───────────────────────── prompt, carries no loss ─────────────────────────┘    └── completion, trained ──┘
 
 Ids of prompt and completion are joined. Tokenizing them as one string may merge characters across the boundary, and tokenizing
-a rendered template with special tokens switched on doubles the BOS.
+a rendered template with special tokens switched on doubles the BOS, or adds one that the template does without.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import lru_cache
+
+from jinja2 import TemplateError
+
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
-THINKING = f"{THINK_OPEN}\n"  # how a prompt ends that leaves the block open
-CLOSED_THINK = f"{THINKING}\n{THINK_CLOSE}\n\n"
+CLOSED_THINK = f"{THINK_OPEN}\n\n{THINK_CLOSE}\n\n"
+
+# What every template is rendered with; one that does not know a name ignores it.
+ARGUMENTS = {
+    "enable_thinking": False,  # Qwen3 and its kin then close the think block themselves
+    "date_string": "26 Jul 2024",  # Llama 3.1 and 3.2 would write today's, and tomorrow's prompt be another; this is their own default
+}
+
+
+@dataclass(frozen=True)
+class Conventions:
+    """What a tokenizer's chat template does, read from its own renderings."""
+
+    beginning: str  # the token that a prompt begins with: a BOS where the template writes one
+    beginning_id: int
+    end_of_turn: str  # the token that ends the assistant's turn: trained, and stopped at
+    end_id: int
+    think: str  # "none", or who closes the think block in a prompt
+    system: str  # "taken", or why a system turn is refused
+    default_system: str  # what the template writes in the place of a missing system turn
+    reserved: frozenset[str]  # a text that spells one of these would act as that token
+
+
+def conventions(tokenizer) -> Conventions:
+    """The conventions of `tokenizer`'s chat template.
+
+    The end of a turn is the first special token that the template writes behind an assistant's text, or the tokenizer's EOS where
+    it writes none. Raises ValueError for a tokenizer without a chat template, and for one without either end.
+    """
+    return _conventions(
+        tokenizer, str(tokenizer.chat_template), tokenizer.bos_token, tokenizer.eos_token, len(tokenizer)
+    )
+
+
+@lru_cache(maxsize=16)
+def _conventions(tokenizer, *_) -> Conventions:
+    """The rest of the arguments is what the result follows from: a tokenizer can be changed."""
+    question = {"role": "user", "content": "甲"}
+    prompt = _prompt(tokenizer, [question])
+    answered = _render(tokenizer, [question, {"role": "assistant", "content": "乙"}], prompt=False)
+    added = {i: token for i, token in tokenizer.added_tokens_decoder.items() if token.content.strip()}
+    first, *_ = _ids(tokenizer, prompt)
+    end = next((i for i in _ids(tokenizer, answered.rpartition("乙")[2]) if i in added), tokenizer.eos_token_id)
+    if end is None:
+        raise ValueError(
+            "the chat template writes no special token behind an answer and the tokenizer has no EOS: nothing ends an answer"
+        )
+    try:
+        with_system, system = _prompt(tokenizer, [{"role": "system", "content": "丙"}, question]), "taken"
+    except ValueError as error:
+        with_system, system = "", str(error)
+    written = {added[i].content for i in _ids(tokenizer, prompt + answered + with_system) if i in added}
+    special = {token.content for token in added.values() if token.special}
+    return Conventions(
+        beginning=tokenizer.decode([first]),
+        beginning_id=first,
+        end_of_turn=tokenizer.convert_ids_to_tokens(end),
+        end_id=end,
+        think=_who_closes(prompt, _render(tokenizer, [question], prompt=True)),
+        system=system,
+        default_system=_default_system(prompt, with_system),
+        reserved=frozenset(written | special | {THINK_OPEN, THINK_CLOSE}),
+    )
+
+
+def _who_closes(prompt: str, rendered: str) -> str:
+    """Whether a prompt holds a think block, and whether the template closed it."""
+    if THINK_CLOSE not in prompt.rpartition("甲")[2]:
+        return "none"
+    return "closed by the template" if rendered == prompt else "opened by the template, closed here"
+
+
+def _default_system(prompt: str, with_system: str) -> str:
+    """What stands in `prompt` where `with_system` has 丙."""
+    before, _, behind = with_system.partition("丙")
+    stands = bool(before) and prompt.startswith(before) and prompt.endswith(behind)
+    return prompt[len(before) : len(prompt) - len(behind)] if stands else ""
 
 
 def prompt_text(tokenizer, messages: list[dict] | str) -> str:
     """The text a model is asked with: `messages` (or one user question) rendered, the think block closed.
 
-    Raises ValueError for an empty conversation, a last turn that is not the user's, an unknown role, empty content, and content
-    that spells a special token (it would be read as that token).
+    Raises ValueError for an empty conversation, a last turn that is not the user's, an unknown role, empty content, content that
+    spells a special token (it would be read as that token), and a turn that the template refuses or leaves out.
     """
     messages = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
     _check(tokenizer, messages, last="user")
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    return text.removesuffix(THINKING) + CLOSED_THINK if text.endswith(THINKING) else text
+    return _prompt(tokenizer, messages)
 
 
 def prompt_ids(tokenizer, messages: list[dict] | str) -> list[int]:
-    """Token ids of `prompt_text`, with exactly one BOS where the tokenizer has one."""
+    """Token ids of `prompt_text`: they begin as the template does, with its BOS or none, and never with two."""
     text = prompt_text(tokenizer, messages)
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    bos = tokenizer.bos_token_id
-    if bos is not None and ids.count(bos) != 1:
-        raise ValueError(f"the chat template wrote {ids.count(bos)} BOS tokens; a prompt has one: {text[:60]!r}")
+    ids = _ids(tokenizer, text)
+    if ids[:2] == [tokenizer.bos_token_id] * 2:
+        raise ValueError(f"the chat template wrote two BOS tokens; a prompt begins with one at most: {text[:60]!r}")
     return ids
 
 
 def encode(tokenizer, messages: list[dict]) -> dict[str, list[int]]:
-    """One training row: `input_ids` = prompt + answer + EOS, `completion_mask` = 1 on answer and EOS, 0 on the prompt.
+    """One training row: `input_ids` = prompt + answer + end of turn, `completion_mask` = 1 on the last two, 0 on the prompt.
 
     The last turn must be the assistant's. Earlier assistant turns are context, rendered as they will be when the model is asked;
     to train on each of them, give each its own row (`turns`).
     """
     _check(tokenizer, messages, last="assistant")
     prompt = prompt_ids(tokenizer, messages[:-1])
-    answer = tokenizer(messages[-1]["content"], add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+    answer = [*_ids(tokenizer, messages[-1]["content"]), conventions(tokenizer).end_id]
     return {"input_ids": prompt + answer, "completion_mask": [0] * len(prompt) + [1] * len(answer)}
+
+
+def stop_ids(tokenizer, model=None) -> list[int]:
+    """Every token that ends an answer: the end of a turn first, then the tokenizer's EOS and those of `model`'s generation config."""
+    own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    ends = [conventions(tokenizer).end_id, tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])]
+    return [*dict.fromkeys(end for end in ends if end is not None)]
+
+
+def with_padding(tokenizer):
+    """`tokenizer` itself, which now pads with its EOS (or the end of a turn) where it had no pad token, as Llama 3's.
+
+    That is safe here: attention and loss go by position, so an end that is trained is told from one that fills up.
+    """
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or conventions(tokenizer).end_of_turn
+        print(f"the tokenizer has no pad token; {tokenizer.pad_token} pads (attention and loss go by position)")
+    return tokenizer
 
 
 def turns(messages: list[dict]) -> list[list[dict]]:
@@ -62,21 +162,20 @@ def turns(messages: list[dict]) -> list[list[dict]]:
 
 
 def response_marker(tokenizer) -> list[int]:
-    """The ids every prompt ends with, from `<｜Assistant｜>` on: what a collator looks for when a row has no mask."""
-    return _between_user_and_answer(tokenizer)[1]
+    """The ids every prompt ends with, behind the user's text: what a collator looks for when a row has no mask."""
+    return _ids(tokenizer, _after_question(tokenizer))
 
 
 def instruction_marker(tokenizer) -> list[int]:
-    """The ids a user's turn begins with: `<｜User｜>`."""
-    return _between_user_and_answer(tokenizer)[0]
+    """The ids a user's turn begins with, such as `<｜User｜>`: read from a second turn, before which no default system text stands."""
+    talk = [{"role": role, "content": text} for role, text in (("user", "甲"), ("assistant", "乙"), ("user", "丙"))]
+    between = prompt_text(tokenizer, talk).partition("乙")[2].partition("丙")[0]
+    return _ids(tokenizer, between.partition(conventions(tokenizer).end_of_turn)[2].lstrip() or between)
 
 
-def _between_user_and_answer(tokenizer) -> tuple[list[int], list[int]]:
-    """What the template puts before a user's text and after it, found by rendering a probe."""
-    probe = "甲"
-    before, after = prompt_text(tokenizer, probe).split(probe)
-    before = before.removeprefix(tokenizer.bos_token or "")
-    return tuple(tokenizer(part, add_special_tokens=False)["input_ids"] for part in (before, after))
+def _after_question(tokenizer) -> str:
+    """What a prompt holds behind the user's text."""
+    return prompt_text(tokenizer, "甲").rpartition("甲")[2]
 
 
 def strip_think(text: str) -> tuple[str, bool]:
@@ -92,42 +191,93 @@ def strip_think(text: str) -> tuple[str, bool]:
 
 
 def serving_template(tokenizer) -> str:
-    """The tokenizer's chat template with the closed think block in its generation prompt.
+    """A chat template that renders `prompt_text` by itself, whatever the server knows of think blocks: the tokenizer's own, or that
+    with ARGUMENTS set at its top, what closes the block at its end, or both.
 
-    A server that knows nothing of this module then builds the very prompt the model was trained with. A template that leaves no
-    block open comes back as it is.
+    Raises ValueError where none of them does.
     """
-    question = [{"role": "user", "content": "甲"}]
-    if not tokenizer.apply_chat_template(question, tokenize=False, add_generation_prompt=True).endswith(THINKING):
-        return tokenizer.chat_template
-    closing = repr(CLOSED_THINK.removeprefix(THINKING))
-    return tokenizer.chat_template + "{%- if add_generation_prompt %}{{ " + closing + " }}{% endif %}"
+    asked, template = prompt_text(tokenizer, "甲"), tokenizer.get_chat_template()
+    told = "".join(f"{{% set {name} = {value!r} %}}" for name, value in ARGUMENTS.items())
+    rendered = {
+        start: _apply(tokenizer, [{"role": "user", "content": "甲"}], True, chat_template=start)
+        for start in (template, told + template)
+    }
+    for start, text in sorted(rendered.items(), key=lambda item: item[1] != asked):  # a whole prompt before half of one
+        if asked.startswith(text):
+            rest = "{%- if add_generation_prompt %}{{ " + repr(asked.removeprefix(text)) + " }}{% endif %}"
+            return start if text == asked else start + rest
+    raise ValueError(f"a server would not render {asked!r} from this chat template")
 
 
-def response_template(tokenizer) -> dict:
-    """How `transformers serve` is to read what the model writes: all of it, up to the EOS, is the answer.
+def response_template(tokenizer, ends: list[int]) -> dict:
+    """How `transformers serve` is to read what the model writes: all of it, up to one of `ends` (`stop_ids`), is the answer.
 
     Saved with the tokenizer (its `response_template`). Without one the server takes every Qwen2 for Qwen's own: it does not know
-    this EOS and leaves it in the answer, and a streamed answer begins with the whole prompt.
+    another end and leaves it in the answer, and a streamed answer begins with the whole prompt.
     """
+    close = tokenizer.convert_ids_to_tokens(ends)
     return {
-        "start_anchor": prompt_text(tokenizer, "甲").split("甲")[1],
-        "fields": {"content": {"close": tokenizer.eos_token, "content": "text", "content_args": {"strip": False}}},
+        "start_anchor": _after_question(tokenizer),
+        "fields": {"content": {"close": close, "content": "text", "content_args": {"strip": False}}},
     }
+
+
+def _ids(tokenizer, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def _prompt(tokenizer, messages: list[dict]) -> str:
+    """The rendered prompt with its think block closed."""
+    text = _render(tokenizer, messages, prompt=True)
+    for number, message in enumerate(messages, 1):
+        if message["content"].strip() not in text:
+            raise ValueError(
+                f"turn {number} ({message['role']}): the chat template leaves it out; a prompt holds every turn"
+            )
+    opened = text.rstrip("\n").endswith(THINK_OPEN)
+    return text.rstrip("\n").removesuffix(THINK_OPEN) + CLOSED_THINK if opened else text
+
+
+def _render(tokenizer, messages: list[dict], prompt: bool) -> str:
+    """The template's text. Raises ValueError where there is no template, or it refuses a turn: it says which."""
+    if not tokenizer.chat_template:
+        raise ValueError(
+            "the tokenizer has no chat template; a chat model's has one (their names often end in -Instruct or -Chat)"
+        )
+    try:
+        return _apply(tokenizer, messages, prompt, **ARGUMENTS)
+    except TemplateError as error:
+        number = next(n for n in range(1, len(messages) + 1) if _refusal(tokenizer, messages[:n], prompt) == str(error))
+        raise ValueError(
+            f"turn {number} ({messages[number - 1]['role']}): the chat template refuses it: {error}"
+        ) from error
+
+
+def _refusal(tokenizer, messages: list[dict], prompt: bool) -> str:
+    """What the template says against these messages; "" where it takes them."""
+    try:
+        _apply(tokenizer, messages, prompt, **ARGUMENTS)
+    except TemplateError as error:
+        return str(error)
+    return ""
+
+
+def _apply(tokenizer, messages: list[dict], prompt: bool, **more) -> str:
+    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt, **more)
 
 
 def _check(tokenizer, messages: list[dict], last: str) -> None:
     """Raise ValueError that names the turn and what is wrong with it."""
     if not messages:
         raise ValueError("a conversation without messages; at least one user turn is needed")
-    special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab(), THINK_OPEN, THINK_CLOSE}
+    reserved = conventions(tokenizer).reserved
     for number, message in enumerate(messages, 1):
         role, content = message.get("role"), message.get("content")
         if role not in ("system", "user", "assistant"):
             raise ValueError(f"turn {number}: role {role!r}; system, user or assistant is right")
         if not isinstance(content, str) or not content.strip():
             raise ValueError(f"turn {number} ({role}): content {content!r}; a text that is not empty is right")
-        found = sorted(token for token in special if token in content)
+        found = sorted(token for token in reserved if token in content)
         if found:
             raise ValueError(
                 f"turn {number} ({role}): its text spells the special token {found[0]}, which would act as one"

@@ -59,14 +59,15 @@ def answer(
     missing.sort(key=lambda item: len(item[2]), reverse=True)
     if path and len(missing) < len(prompts):
         print(f"{Path(path).name}: {len(prompts) - len(missing)} of {len(prompts)} questions were answered before")
-    config = GenerationConfig(**settings, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id)
+    ends = chat.stop_ids(tokenizer, model)
+    config = GenerationConfig(**settings, pad_token_id=tokenizer.pad_token_id, eos_token_id=ends)
     process, processes = sharing()
     batches = [missing[start : start + batch_size] for start in range(0, len(missing), batch_size)]
     for start in tqdm(range(0, len(batches), processes), desc="answering", unit="batch", leave=False):
         rows = []
         for batch in batches[start : start + processes][process : process + 1]:  # one, or at the end none
             new = _generate(model, tokenizer, [ids for _, _, ids in batch], config)
-            rows = [{"key": key, **_row(tokenizer, q, ids)} for (q, key, _), ids in zip(batch, new, strict=True)]
+            rows = [{"key": key, **_row(tokenizer, q, ids, ends)} for (q, key, _), ids in zip(batch, new, strict=True)]
         rows = gathered(rows)
         done.update((row["key"], row) for row in rows)
         if path:
@@ -76,24 +77,25 @@ def answer(
 
 @torch.inference_mode()
 def _generate(model, tokenizer, prompts: list[list[int]], config: GenerationConfig) -> list[list[int]]:
-    """New token ids of each prompt, up to and with EOS."""
+    """New token ids of each prompt, up to and with the token that ends it."""
     model.eval()
     batch = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt").to(model.device)
     output = model.generate(**batch, generation_config=config)
-    return [_until_eos(ids, tokenizer.eos_token_id) for ids in output[:, batch["input_ids"].shape[1] :].tolist()]
+    return [_until_end(ids, config.eos_token_id) for ids in output[:, batch["input_ids"].shape[1] :].tolist()]
 
 
-def _until_eos(ids: list[int], eos: int) -> list[int]:
-    """What follows the first EOS is padding, whatever its id."""
-    return ids[: ids.index(eos) + 1] if eos in ids else ids
+def _until_end(ids: list[int], ends: list[int]) -> list[int]:
+    """What follows the first of `ends` is padding, whatever its id."""
+    return ids[: next((n for n, token in enumerate(ids, 1) if token in ends), len(ids))]
 
 
-def _row(tokenizer, question: str, ids: list[int]) -> dict:
+def _row(tokenizer, question: str, ids: list[int], ends: list[int]) -> dict:
     """One answer as a row; an unfinished one says why, and is not passed off as an answer."""
-    text = tokenizer.decode(ids, skip_special_tokens=True)
+    ended = bool(ids) and ids[-1] in ends
+    text = tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=True)
     prediction, thought = chat.strip_think(text)
     reason = "" if thought else "the think part has no end"
-    if ids[-1:] != [tokenizer.eos_token_id]:
+    if not ended:
         reason = reason or "cut off at max_new_tokens"
     return {
         "question": question,

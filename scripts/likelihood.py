@@ -166,7 +166,7 @@ def _means(model, batch: list[Text]) -> list[tuple[int, float]]:
 
 
 def completion_losses(model, tokenizer, rows: list[list[dict]], batch_size: int = 64) -> np.ndarray:
-    """Mean negative log-likelihood of each conversation's last answer and its EOS, in nats per token; shape (len(rows),).
+    """Mean negative log-likelihood of each conversation's last answer and the token that ends it, in nats per token; shape (len(rows),).
 
     A batch holds as many tokens as `batch_size` of the longest conversations.
 

@@ -68,8 +68,8 @@ def merge(
     """Write base + adapter as one checkpoint to `target`: safetensors, tokenizer, chat template, generation config, record.
 
     The saved chat template closes the think block by itself (`chat.serving_template`), so that a server builds the prompt that
-    the model was trained with, and its response template ends the answer at our EOS (`chat.response_template`). A `target` that
-    holds this very merge is left as it is.
+    the model was trained with. Its generation config and its response template end the answer where training did, and at the base's
+    own ends (`chat.stop_ids`). A `target` that holds this very merge is left as it is.
 
     Raises FileExistsError when `target` holds anything else, and ValueError when adapter and base do not match or a merged weight
     is not finite.
@@ -89,9 +89,11 @@ def merge(
 
 def _write_merge(base, adapter, target: Path, tokenizer, dtype, device, record: dict) -> None:
     merged = load_with_adapter(base, adapter, dtype, device).merge_and_unload(safe_merge=True)
-    merged.generation_config.update(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    ends = chat.stop_ids(tokenizer, merged)
+    one_or_all = ends[0] if len(ends) == 1 else ends
+    merged.generation_config.update(eos_token_id=one_or_all, pad_token_id=tokenizer.pad_token_id)
     tokenizer = copy.deepcopy(tokenizer)  # the caller's keeps its template
-    tokenizer.response_template = chat.response_template(tokenizer)
+    tokenizer.response_template = chat.response_template(tokenizer, ends)
     tokenizer.chat_template = chat.serving_template(tokenizer)
     with atomic_folder(target) as folder:
         merged.save_pretrained(folder)
@@ -129,10 +131,13 @@ def modelfile(folder: str | Path) -> str:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     template = chat.prompt_text(tokenizer, "甲").replace("甲", "{{ .Prompt }}")
     if read_json(folder / "tokenizer_config.json").get("add_bos_token"):
-        template = template.removeprefix(tokenizer.bos_token)
+        template = template.removeprefix(tokenizer.bos_token or "")
+    ends = read_json(folder / "generation_config.json")["eos_token_id"]
+    tokens = tokenizer.convert_ids_to_tokens(ends if isinstance(ends, list) else [ends])
+    stops = "\n".join(f'PARAMETER stop "{token}"' for token in tokens)
     return f'''FROM ./{folder.name}
 TEMPLATE """{template}"""
-PARAMETER stop "{tokenizer.eos_token}"
+{stops}
 PARAMETER temperature 0
 PARAMETER repeat_penalty 1
 '''

@@ -48,7 +48,7 @@ class Tree:
 
     @classmethod
     def of(cls, tokenizer, candidates: Sequence[str]) -> Tree:
-        """The tree of these texts. Where the tokens of one begin those of another (1 and 10), each ends with EOS, which parts them.
+        """The tree of these texts. Where the tokens of one begin those of another (1 and 10), a turn's end parts them.
 
         Raises ValueError for no candidates, a text that stands twice, one that has no tokens, and two with the same tokens.
         """
@@ -60,7 +60,7 @@ class Tree:
                 wrong = f"has the tokens of {candidates[ids.index(tokens)]!r}" if tokens else "has no tokens"
                 raise ValueError(f"candidate {number}, {text!r}, {wrong}; each needs tokens of its own")
         if {tokens[:n] for tokens in ids for n in range(len(tokens))} & set(ids):
-            ids = [(*tokens, tokenizer.eos_token_id) for tokens in ids]
+            ids = [(*tokens, chat.conventions(tokenizer).end_id) for tokens in ids]
         edges: dict[tuple[tuple[int, ...], int], int] = {}
         paths = [
             tuple(edges.setdefault((tokens[:n], tokens[n]), len(edges)) for n in range(len(tokens))) for tokens in ids

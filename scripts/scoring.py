@@ -83,8 +83,9 @@ FORMS = {
 class Prompts:
     """Token ids of a row's prompts: of a form's text behind the start token, or of the model's own chat template (form "chat").
 
-    `start` is "auto" (BOS, else EOS), "bos", "eos" or "none". A chat prompt begins with what the template writes first.
-    Raises ValueError for a form or start that does not exist, or that the tokenizer has no token for.
+    `start` is "auto" (BOS, else EOS), "bos", "eos" or "none". A chat prompt begins with what the template writes first. `end` is the
+    token that ends a response: EOS, or what ends a turn in the template. Raises ValueError for a form or start that does not exist, or
+    that the tokenizer has no token or template for.
     """
 
     def __init__(self, tokenizer, form: str = "plain", start: str = "auto"):
@@ -100,6 +101,7 @@ class Prompts:
             )
         self.tokenizer, self.form = tokenizer, form
         self.start = () if start == "none" else (known[start],)
+        self.end = chat.conventions(tokenizer).end_id if form == "chat" else tokenizer.eos_token_id
 
     def text(self, text: str) -> tuple[int, ...]:
         """Ids of a bare text; never joined with another before it is tokenized, so that no token spans both.

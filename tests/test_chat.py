@@ -1,4 +1,4 @@
-"""Messages to ids: both revisions of the template, one BOS, the same prompt in training and when asked, joined at the boundary."""
+"""Messages to ids: both revisions of DeepSeek's template, one BOS, the same prompt in training and when asked, joined at the boundary."""
 
 import copy
 
@@ -106,26 +106,7 @@ def test_the_markers_are_what_stands_before_a_question_and_after_it(revision):
         assert ids[-len(marker) :] == marker
 
 
-def test_a_search_for_the_markers_finds_the_tokens_that_the_mask_marks(revision):
-    from scripts.collator import completion_labels
-
-    _, tokenizer = revision
-    row = chat.encode(tokenizer, FACT)
-    labels, fate = completion_labels(
-        row["input_ids"], chat.response_marker(tokenizer), chat.instruction_marker(tokenizer)
-    )
-    assert fate == "trained"
-    assert [int(label != -100) for label in labels] == row["completion_mask"]
-
-
 # ----- the traps
-
-
-def test_a_template_that_writes_bos_twice_is_refused(tokenizer):
-    tokenizer = copy.deepcopy(tokenizer)
-    tokenizer.chat_template = "{{ bos_token }}" + tokenizer.chat_template
-    with pytest.raises(ValueError, match="the chat template wrote 2 BOS tokens; a prompt has one"):
-        chat.prompt_ids(tokenizer, "钟离来自哪里？")
 
 
 def test_a_tokenizer_that_adds_bos_by_itself_does_not_double_it(tokenizer):

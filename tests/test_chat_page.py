@@ -4,6 +4,7 @@ One server and one browser for the file. The browser's tests skip where Chromium
 """
 
 import contextlib
+import copy
 import json
 import os
 import shutil
@@ -14,6 +15,7 @@ import threading
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from importlib.resources import files
 from types import SimpleNamespace
 from urllib.parse import urlsplit
 
@@ -23,6 +25,7 @@ from gradio_client import Client
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
+from tokenizers import AddedToken
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM, set_seed
 
 from scripts import chat, generation
@@ -179,6 +182,28 @@ def test_what_only_looks_like_a_control_token_is_plain_text(tokenizer, question)
     control = {*tokenizer.get_added_vocab().values()}
     count = [sum(i in control for i in chat.prompt_ids(tokenizer, text)) for text in (question, "甲")]
     assert count[0] == count[1]
+
+
+class Saying(Qwen2ForCausalLM):
+    """Generates the ids it is given, and notes what would end them."""
+
+    def generate(self, input_ids, generation_config, streamer, **_):
+        self.ends = generation_config.eos_token_id
+        streamer.put(input_ids)
+        for token in self.ids:
+            streamer.put(torch.tensor([token]))
+        return torch.cat([input_ids, torch.tensor([self.ids])], dim=1)
+
+
+def test_an_answer_ends_with_the_turn_also_where_that_is_not_the_eos(tokenizer):
+    chatml = copy.deepcopy(tokenizer)
+    chatml.add_tokens([AddedToken(token, special=True) for token in ("<|im_start|>", "<|im_end|>")])
+    chatml.chat_template = (files("trl") / "chat_templates/qwen2_5.jinja").read_text(encoding="utf-8")
+    model = Saying(Qwen2Config(vocab_size=len(chatml), hidden_size=8, num_hidden_layers=1, num_attention_heads=1))
+    model.ids = chatml("璃月<|im_end|>", add_special_tokens=False)["input_ids"]
+    *_, (text, note) = stream(model, chatml, QUESTIONS[0], GREEDY)
+    assert text == "璃月" and note.endswith("ended by its end token")
+    assert model.ends == chatml.convert_tokens_to_ids(["<|im_end|>", chatml.eos_token])
 
 
 # ----- a page's turns

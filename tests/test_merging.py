@@ -3,12 +3,14 @@
 import copy
 import json
 import os
+from importlib.resources import files
 
 import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
+from tokenizers import AddedToken
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, Qwen2Config, Qwen2ForCausalLM, set_seed
 
 from scripts import chat, merging
@@ -193,6 +195,34 @@ def test_the_generation_config_knows_where_an_answer_ends_and_keeps_the_rest(pla
     saved = GenerationConfig.from_pretrained(places["merged"])
     assert saved.eos_token_id == tokenizer.eos_token_id and saved.pad_token_id == tokenizer.pad_token_id
     assert (saved.do_sample, saved.temperature, saved.top_p) == (True, 0.6, 0.95)
+
+
+def test_a_merge_of_a_chatml_model_ends_where_its_turns_do(places, tokenizer, tmp_path):
+    """Qwen2.5's ways: no BOS, a system text by default, <|im_end|> behind a turn and <|endoftext|> behind a text."""
+    chatml = copy.deepcopy(tokenizer)
+    chatml.add_tokens([AddedToken(token, special=True) for token in ("<|im_start|>", "<|im_end|>", "<|endoftext|>")])
+    chatml.bos_token, chatml.eos_token, chatml.pad_token = None, "<|im_end|>", "<|endoftext|>"
+    chatml.chat_template = (files("trl") / "chat_templates/qwen2_5.jinja").read_text(encoding="utf-8")
+    base = save_base(tmp_path / "base", chatml, seed=0, eos_token_id=chatml.pad_token_id)
+    settings = GenerationConfig(eos_token_id=[chatml.eos_token_id, chatml.pad_token_id])
+    settings.save_pretrained(base)
+    merged = merge(base, save_adapter(tmp_path / "adapter", base), tmp_path / "merged", chatml, torch.float32, CPU)
+
+    assert GenerationConfig.from_pretrained(merged).eos_token_id == [chatml.eos_token_id, chatml.pad_token_id]
+    saved = AutoTokenizer.from_pretrained(merged)
+    prompt = (
+        "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
+        "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+    )
+    question = [{"role": "user", "content": QUESTIONS[0]}]
+    assert saved.decode(
+        saved.apply_chat_template(question, add_generation_prompt=True, return_dict=False)
+    ) == prompt.format(QUESTIONS[0])
+    assert merging.modelfile(merged) == (
+        f'FROM ./merged\nTEMPLATE """{prompt.format("{{ .Prompt }}")}"""\n'
+        'PARAMETER stop "<|im_end|>"\nPARAMETER stop "<|endoftext|>"\n'
+        "PARAMETER temperature 0\nPARAMETER repeat_penalty 1\n"
+    )
 
 
 # ----- what is refused

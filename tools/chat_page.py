@@ -112,7 +112,7 @@ class Model:
                 model = AutoModelForCausalLM.from_pretrained(
                     path, dtype=self.profile.torch_dtype, device_map={"": device}
                 )
-                self.parts = model, AutoTokenizer.from_pretrained(path)
+                self.parts = model, chat.with_padding(AutoTokenizer.from_pretrained(path))
             return self.parts
 
 
@@ -189,8 +189,10 @@ def stream(
             stop.set()
             raise
         new = work.result()
-    answer, thought = chat.strip_think(tokenizer.decode(new, skip_special_tokens=True))
-    why = _end(new, tokenizer, settings, stop) + ("" if thought else ", before the think part did")
+    ends = chat.stop_ids(tokenizer, model)
+    said = new[:-1] if new and new[-1] in ends else new
+    answer, thought = chat.strip_think(tokenizer.decode(said, skip_special_tokens=True))
+    why = _end(new, ends, settings, stop) + ("" if thought else ", before the think part did")
     yield answer, f"{settings} · {len(new)} in {time.monotonic() - started:.1f} s · ended by {why}"
 
 
@@ -203,7 +205,7 @@ def _generate(model, tokenizer, prompt: list[int], settings: Settings, streamer,
             max_new_tokens=settings.max_new_tokens,
             max_time=settings.max_seconds,
             pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
+            eos_token_id=chat.stop_ids(tokenizer, model),
         )
         ids = torch.tensor([prompt], device=model.device)
         output = model.generate(
@@ -218,9 +220,9 @@ def _generate(model, tokenizer, prompt: list[int], settings: Settings, streamer,
         streamer.text_queue.put(streamer.stop_signal)
 
 
-def _end(new: list[int], tokenizer, settings: Settings, stop: threading.Event) -> str:
+def _end(new: list[int], ends: list[int], settings: Settings, stop: threading.Event) -> str:
     """What ended an answer."""
-    if new[-1:] == [tokenizer.eos_token_id]:
+    if new and new[-1] in ends:
         return "its end token"
     if len(new) >= settings.max_new_tokens:
         return "the token limit"
