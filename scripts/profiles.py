@@ -110,19 +110,12 @@ class Profile:
 
     @property
     def precision(self) -> dict[str, bool]:
-        """Trainer's arguments for an adapter beside weights of `dtype`: autocast in these 16 bits, in float16 with loss scaling.
+        """Trainer's arguments for computing in `dtype`: by autocast where it has 16 bits, in float16 with loss scaling.
 
-        The adapter itself is float32 (peft sees to that): gradients in float16 cannot be scaled back.
+        What is trained is float32 in any case, an adapter (peft sees to that) or a whole reader: gradients in float16 cannot be
+        scaled back.
         """
         return {"bf16": self.dtype == "bfloat16", "fp16": self.dtype == "float16"}
-
-    @property
-    def mixed_precision(self) -> dict[str, bool]:
-        """The same where all weights are trained, and float32 for that reason: autocast in 16 bits whatever `dtype` is."""
-        if self.dtype != "float32":
-            return self.precision
-        on = _device() if self.torch_device.type == "cuda" else None
-        return replace(self, dtype=native_dtype("bfloat16", on)[0]).precision
 
     @property
     def cpu_threads(self) -> int:
@@ -222,9 +215,9 @@ def load_profile(environ: Mapping[str, str] = os.environ) -> Profile:
                 f"{PREFIX}{field.upper()}: a profile has no such field; there are {PREFIX}PROFILE, {names}"
             )
     profile = replace(profile, **{field: _convert(field, value, known[field]) for field, value in asked.items()})
-    if profile.dtype != "bfloat16" or "dtype" in asked or profile.torch_device.type != "cuda":
+    if profile.dtype != "bfloat16" or "dtype" in asked:  # else torch need not be asked
         return profile
-    return replace(profile, dtype=native_dtype(profile.dtype, _device())[0])
+    return replace(profile, dtype=native_dtype(profile.dtype, profile.torch_device.type, _has_bfloat16(profile))[0])
 
 
 class Device(NamedTuple):
@@ -270,11 +263,25 @@ def why_profile(profile: Profile) -> str:
     return f"{why}; {chapter} needs {need:.1f} GiB of {device.free / 2**30:.1f} free"
 
 
-def native_dtype(dtype: str, device: Device | None) -> tuple[str, str]:
-    """`dtype`, and nothing to say; or float16 and the reason, where `dtype` is bfloat16 and the GPU has none of its own."""
-    if dtype != "bfloat16" or device is None or device.bfloat16:
+def native_dtype(dtype: str, device: str, bfloat16: bool) -> tuple[str, str]:
+    """`dtype`, and nothing to say; or another and the reason, where it is bfloat16 and the device ("cuda", "cpu") has none of its own.
+
+    On a GPU that is float16. A CPU has neither, and emulates both far slower than it computes in float32.
+    """
+    if dtype != "bfloat16" or bfloat16:
         return dtype, ""
-    return "float16", "no bfloat16 of its own, so float16, with loss scaling in training"
+    if device == "cuda":
+        return "float16", "no bfloat16 of its own, so float16, with loss scaling in training"
+    return "float32", "this CPU has no bfloat16 of its own, so float32"
+
+
+def _has_bfloat16(profile: Profile) -> bool:
+    """Whether the profile's device computes in bfloat16 by itself; a CPU does with instructions such as avx512_bf16 or amx_bf16."""
+    import torch
+
+    if profile.torch_device.type == "cuda":
+        return _device().bfloat16
+    return any(has for name, has in torch.cpu.get_capabilities().items() if name.endswith("bf16"))
 
 
 @cache  # the first answer holds for the whole process: later its own models are in that memory
@@ -357,8 +364,8 @@ def _why_device(profile: Profile) -> str:
         why += "; cuDNN's attention is off: its backward can return NaN"
     if f"{PREFIX}DTYPE" in os.environ:
         return f"{why}; {PREFIX}DTYPE is set"
-    on = _device() if profile.torch_device.type == "cuda" else None
-    return "; ".join(filter(None, [why, native_dtype(PROFILES[profile.name].dtype, on)[1]]))
+    named, device = PROFILES[profile.name].dtype, profile.torch_device.type
+    return "; ".join(filter(None, [why, native_dtype(named, device, _has_bfloat16(profile))[1]]))
 
 
 def _cuda_found() -> str:

@@ -96,7 +96,8 @@ def test_replaced_models_do_not_change_the_choice(monkeypatch):
 
 @pytest.mark.parametrize("name", ["tiny", "small", "full"])
 def test_the_profile_asked_for_is_the_one_that_comes(name):
-    assert load_profile({"COOKBOOK_PROFILE": name, "HOME": "/home/anybody"}) == PROFILES[name]
+    profile = load_profile({"COOKBOOK_PROFILE": name, "HOME": "/home/anybody"})
+    assert replace(profile, dtype=PROFILES[name].dtype) == PROFILES[name]  # a CPU may have no bfloat16
 
 
 def test_the_full_profile_names_the_real_checkpoints_and_the_tiny_one_only_what_the_project_builds():
@@ -230,34 +231,39 @@ def test_a_gpu_without_bfloat16_computes_in_float16_unless_told_otherwise(monkey
     small = PROFILES["small"]
     assert load_profile({"COOKBOOK_PROFILE": "small"}) == replace(small, dtype="float16")
     assert load_profile({"COOKBOOK_PROFILE": "small", "COOKBOOK_DTYPE": "bfloat16"}) == small
-    assert load_profile({"COOKBOOK_PROFILE": "small", "COOKBOOK_DEVICE": "cpu"}) == replace(small, device="cpu")
     assert load_profile({"COOKBOOK_PROFILE": "tiny"}) == PROFILES["tiny"]
-    assert load_profile({"COOKBOOK_PROFILE": "tiny"}).mixed_precision == {"bf16": False, "fp16": True}
-
-
-def test_only_bfloat16_gives_way_and_only_where_the_gpu_has_none():
-    old, new = Device("Tesla V100", 16 * GIB, False), Device("L4", 22 * GIB, True)
-    said = {dtype: [native_dtype(dtype, device)[0] for device in (None, new, old)] for dtype in profiles.DTYPES}
-    assert said == {
-        "float32": ["float32"] * 3,
-        "bfloat16": ["bfloat16", "bfloat16", "float16"],
-        "float16": ["float16"] * 3,
-    }
-    assert native_dtype("bfloat16", new)[1] == native_dtype("float16", old)[1] == ""
 
 
 @pytest.mark.parametrize(
-    ("dtype", "adapter", "whole"),  # what of (bf16, fp16) Trainer computes in
+    ("capabilities", "dtype"),
     [
-        ("float32", (False, False), (True, False)),
-        ("bfloat16", (True, False), (True, False)),
-        ("float16", (False, True), (False, True)),
+        ({"avx2": True, "avx512_bf16": False, "amx_bf16": False}, "float32"),  # AMD EPYC before Zen 4
+        ({"avx2": True, "avx512_bf16": True, "amx_bf16": False}, "bfloat16"),
+        ({"architecture": "aarch64"}, "float32"),
     ],
 )
-def test_an_adapter_trains_in_the_format_of_its_base_and_a_whole_model_in_16_bits(dtype, adapter, whole):
-    profile = replace(PROFILES["tiny"], dtype=dtype, device="cpu")
-    assert profile.precision == dict(zip(("bf16", "fp16"), adapter, strict=True))
-    assert profile.mixed_precision == dict(zip(("bf16", "fp16"), whole, strict=True))
+def test_a_cpu_without_bfloat16_computes_in_float32_unless_told_otherwise(monkeypatch, capabilities, dtype):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    asked = {"COOKBOOK_PROFILE": "full", "COOKBOOK_DEVICE": "cpu"}
+    assert load_profile(asked).dtype == dtype
+    assert load_profile(asked | {"COOKBOOK_DTYPE": "bfloat16"}).dtype == "bfloat16"
+    said = profiles._why_device(load_profile(asked))
+    assert said.endswith("this CPU has no bfloat16 of its own, so float32") == (dtype == "float32")
+
+
+def test_only_bfloat16_gives_way_and_only_where_the_device_has_none():
+    said = {dtype: [native_dtype(dtype, device, False)[0] for device in ("cuda", "cpu")] for dtype in profiles.DTYPES}
+    assert said == {
+        "float32": ["float32", "float32"],
+        "bfloat16": ["float16", "float32"],
+        "float16": ["float16", "float16"],
+    }
+    assert native_dtype("bfloat16", "cuda", True) == native_dtype("bfloat16", "cpu", True) == ("bfloat16", "")
+
+
+def test_training_computes_in_the_dtype_of_the_profile():
+    said = [replace(PROFILES["tiny"], dtype=dtype).precision for dtype in ("float32", "bfloat16", "float16")]
+    assert said == [{"bf16": b, "fp16": f} for b, f in ((False, False), (True, False), (False, True))]
 
 
 def test_a_notebook_writes_below_outputs_and_the_profiles_name_unless_told_otherwise(tmp_path, monkeypatch):

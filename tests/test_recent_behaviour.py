@@ -172,7 +172,7 @@ def test_group_by_length_shuffles_the_evaluation_unless_its_sampler_is_replaced(
 
 
 def test_bf16_on_a_cpu_computes_in_bfloat16_and_keeps_the_weights_in_float32(model, tmp_path):
-    """Notebook 05 trains so on any machine."""
+    """Notebook 05 trains so where the profile computes in bfloat16."""
     rows = [{"input_ids": [5, 6, 7], "labels": [5, 6, 7]}] * 2
     arguments = TrainingArguments(
         tmp_path, bf16=True, use_cpu=True, max_steps=1, report_to=[], save_strategy="no", disable_tqdm=True
