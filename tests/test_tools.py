@@ -6,7 +6,9 @@ import sys
 
 import pytest
 
-from scripts.profiles import ROOT
+from scripts import profiles
+from scripts.profiles import ROOT, Device
+from tools import environments_profile
 
 
 @pytest.mark.parametrize("program", ["runner", "launcher --nb 02", "serve", "chat_page"])
@@ -17,3 +19,13 @@ def test_an_unknown_profile_ends_a_program_with_a_line_that_lists_those_there_ar
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == "COOKBOOK_PROFILE='huge': no such profile; there are tiny, small, full"
     assert "Traceback" not in done.stderr
+
+
+def test_a_profile_chosen_by_free_memory_holds_for_all_that_a_program_starts(monkeypatch, capsys):
+    gib = 15
+    monkeypatch.setattr(profiles, "_device", lambda: Device("Some GPU", gib * 2**30, True))
+    monkeypatch.setenv("COOKBOOK_PROFILE", "")
+    assert environments_profile().name == os.environ["COOKBOOK_PROFILE"] == "small"
+    assert capsys.readouterr().out.startswith("profile small (02 needs ")
+    gib = 7  # its own models fill the memory now
+    assert environments_profile().name == "small" and capsys.readouterr().out == ""
