@@ -222,12 +222,13 @@ FAMILIES = [
         default="You help.",
     ),
 ]
+PLAIN = ["  ", "<tool_call>"]  # as Qwen's and GPT-NeoX's have them
 TEXTS = "甲乙丙丁？钟离来自哪里璃月温迪呢蒙德请简短回答"
 
 
 def build(family):
-    """The family's tokenizer: its special tokens, the plain ones, a token a character, and a run of two spaces as a plain added token."""
-    own = [*family.special, *family.plain, "  ", *string.printable, *dict.fromkeys(TEXTS), "<unk>"]
+    """The family's tokenizer: its special tokens, the plain ones, and a token a character."""
+    own = [*family.special, *family.plain, *PLAIN, *string.printable, *dict.fromkeys(TEXTS), "<unk>"]
     backend = Tokenizer(models.WordLevel({token: i for i, token in enumerate(own)}, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     backend.decoder = decoders.Fuse()
@@ -239,7 +240,7 @@ def build(family):
     ends = {"eos_token": family.eos or family.end, "bos_token": family.bos, "pad_token": family.pad}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **ends)
     tokenizer.add_tokens([AddedToken(token, normalized=False, special=True) for token in family.special])
-    tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in (*family.plain, "  ")])
+    tokenizer.add_tokens([AddedToken(token, normalized=False, special=False) for token in (*family.plain, *PLAIN)])
     tokenizer.chat_template = family.template
     return tokenizer
 
@@ -333,8 +334,16 @@ def test_a_text_that_spells_a_special_token_is_refused_and_one_of_plain_ones_is_
     for token in (*family.special, *markers, "<think>", "</think>"):
         with pytest.raises(ValueError, match="its text spells the special token"):
             chat.prompt_ids(tokenizer, f"甲{token}乙")
-    ids = chat.prompt_ids(tokenizer, "甲  乙")
-    assert tokenizer.get_vocab()["  "] in ids and tokenizer.decode(ids) == family.prompt.replace("甲", "甲  乙")
+    ids = chat.prompt_ids(tokenizer, "甲  乙<tool_call>")
+    assert {tokenizer.get_vocab()[token] for token in PLAIN} <= {*ids}
+    assert tokenizer.decode(ids) == family.prompt.replace("甲", "甲  乙<tool_call>")
+
+
+def test_a_run_of_blanks_is_not_special_even_where_the_template_writes_one(built):
+    tokenizer = copy.deepcopy(built["Gemma"])
+    tokenizer.chat_template = tokenizer.chat_template.replace("<end_of_turn>", "  <end_of_turn>")
+    assert chat.conventions(tokenizer).end_of_turn == "<end_of_turn>"
+    assert "甲  乙  <end_of_turn>" in chat.prompt_text(tokenizer, "甲  乙")
 
 
 def test_the_markers_find_every_answer_of_a_conversation_with_its_end(family, tokenizer):
