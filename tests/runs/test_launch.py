@@ -1,6 +1,7 @@
 """Whole notebooks in two processes (`make launch`): the training, the answers and the ratings of one; a kill, and going on.
 
-Dropout is off here, because each process draws masks of its own; then one process and two differ by rounding in float32 alone. The batch is that of the profile in both, shared by the processes.
+Dropout is off here, because each process draws masks of its own; then one process and two differ by rounding in float32 alone. The
+batch is that of the profile in both, shared by the processes.
 """
 
 import os
