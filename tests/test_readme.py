@@ -6,6 +6,7 @@ from dataclasses import fields, replace
 import nbformat
 import pytest
 
+from scripts.artifacts import read_json
 from scripts.planning import GIB, chapters
 from scripts.profiles import PROFILES, ROOT, Profile
 
@@ -62,6 +63,14 @@ def test_every_figure_of_the_overview_stands_in_the_table_of_its_chapter():
     for chapter, row in rows:
         figures = re.findall(r"\d+\.\d+%?", row)
         assert figures and set(figures) <= set(re.findall(r"\d+\.\d+%?", section(README, TABLES[chapter][0])))
+
+
+def test_figures_of_the_real_model_are_those_on_record():
+    runs = read_json(ROOT / "docs" / "real_model.json")["runs"]
+    values = [value for run in runs for value in run["figures"].values()]
+    known = {text for value in values for text in (f"{value:.1%}", f"{value:.2f}", f"{value:.5f}")}
+    written = re.findall(r"\| ([\d.]+%?) \|$", section(README, "real"), re.MULTILINE)
+    assert len(written) >= 10 and set(written) <= known
 
 
 def test_the_memory_of_each_card_is_what_the_planner_computes():
