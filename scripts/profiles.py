@@ -25,6 +25,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 PREFIX = "COOKBOOK_"
 DTYPES = "float32", "bfloat16", "float16"
+CHOSEN = "PROFILE_CHOSEN_BECAUSE"  # set by tools/ beside the profile they chose
 SPARE = 0.1  # of a GPU's free memory: what the allocator loses, and what the planner does not count
 
 
@@ -241,7 +242,7 @@ def choose(device: Device | None) -> tuple[str, str]:
         if need <= (1 - SPARE) * free:
             return name, "; ".join([f"{chapter} needs {need:.1f} GiB of {free:.1f} free, a tenth spare", *reasons])
         reasons.insert(0, f"{name} needs {need:.1f} in {chapter}")
-    return "tiny", f"{free:.1f} GiB free, a tenth spare; {'; '.join(reasons)}"
+    return "tiny", f"{free:.1f} GiB free, {(1 - SPARE) * free:.1f} with a tenth spare; {'; '.join(reasons)}"
 
 
 def _largest_need(name: str) -> tuple[str, float]:
@@ -253,7 +254,9 @@ def _largest_need(name: str) -> tuple[str, float]:
 
 
 def why_profile(profile: Profile) -> str:
-    """Why it is this one, in numbers where a GPU was the reason."""
+    """Why it is this one, in numbers where a GPU was the reason; what `make run` chose for all notebooks keeps its reason."""
+    if chosen := os.environ.get(CHOSEN):
+        return chosen
     if not os.environ.get(PREFIX + "PROFILE"):
         return choose(_device())[1]
     why, device = f"{PREFIX}PROFILE is set", _device()

@@ -75,7 +75,7 @@ def test_the_chapter_that_needs_most_decides_and_a_tenth_stays_spare(monkeypatch
     monkeypatch.setattr(planning, "chapters", lambda profile: needs[profile.name])
     said = {free: choose(Device("Some GPU", free, True)) for free in (10 * GIB - 64, 10 * GIB, 45 * GIB - 64, 45 * GIB)}
     assert list(said.values()) == [
-        ("tiny", "10.0 GiB free, a tenth spare; small needs 9.0 in 02; full needs 40.5 in 07"),
+        ("tiny", "10.0 GiB free, 9.0 with a tenth spare; small needs 9.0 in 02; full needs 40.5 in 07"),
         ("small", "02 needs 9.0 GiB of 10.0 free, a tenth spare; full needs 40.5 in 07"),
         ("small", "02 needs 9.0 GiB of 45.0 free, a tenth spare; full needs 40.5 in 07"),
         ("full", "07 needs 40.5 GiB of 45.0 free, a tenth spare"),

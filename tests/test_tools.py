@@ -25,7 +25,9 @@ def test_a_profile_chosen_by_free_memory_holds_for_all_that_a_program_starts(mon
     gib = 15
     monkeypatch.setattr(profiles, "_device", lambda: Device("Some GPU", gib * 2**30, True))
     monkeypatch.setenv("COOKBOOK_PROFILE", "")
+    monkeypatch.setenv(profiles.CHOSEN, "")
     assert environments_profile().name == os.environ["COOKBOOK_PROFILE"] == "small"
     assert capsys.readouterr().out.startswith("profile small (02 needs ")
+    assert profiles.why_profile(profiles.load_profile()).startswith("02 needs ")  # what a notebook's first cell prints
     gib = 7  # its own models fill the memory now
     assert environments_profile().name == "small" and capsys.readouterr().out == ""

@@ -2,7 +2,7 @@
 
 import os
 
-from scripts.profiles import Profile, load_profile, why_profile
+from scripts.profiles import CHOSEN, Profile, load_profile, why_profile
 
 
 def environments_profile() -> Profile:
@@ -15,6 +15,7 @@ def environments_profile() -> Profile:
     except ValueError as error:
         raise SystemExit(str(error)) from None  # printed to standard error, exit status 1
     if not os.environ.get("COOKBOOK_PROFILE"):
-        print(f"profile {profile.name} ({why_profile(profile)})")
+        os.environ[CHOSEN] = why_profile(profile)
+        print(f"profile {profile.name} ({os.environ[CHOSEN]})")
         os.environ["COOKBOOK_PROFILE"] = profile.name
     return profile
