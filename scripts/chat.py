@@ -65,7 +65,8 @@ def _conventions(tokenizer, *_) -> Conventions:
     answered = _render(tokenizer, [question, {"role": "assistant", "content": "乙"}], prompt=False)
     added = {i: token for i, token in tokenizer.added_tokens_decoder.items() if token.content.strip()}
     first, *_ = _ids(tokenizer, prompt)
-    end = next((i for i in _ids(tokenizer, answered.rpartition("乙")[2]) if i in added), tokenizer.eos_token_id)
+    behind = (i for i in _ids(tokenizer, answered.partition("乙")[2]) if i != tokenizer.unk_token_id)
+    end = next((i for i in behind if i in added), tokenizer.eos_token_id)
     if end is None:
         raise ValueError(
             "the chat template writes no special token behind an answer and the tokenizer has no EOS: nothing ends an answer"

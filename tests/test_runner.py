@@ -276,9 +276,3 @@ def test_ctrl_c_stops_the_kernel_too(toy):
     assert stderr.strip() == "Stopped. `make run` goes on from this notebook."
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid.read_text()), 0)
-
-
-def test_a_wrong_environment_variable_ends_the_command_with_its_message(monkeypatch, capsys):
-    monkeypatch.setenv("COOKBOOK_PROFILE", "huge")
-    assert runner.main([]) == 1
-    assert "COOKBOOK_PROFILE='huge'" in capsys.readouterr().err

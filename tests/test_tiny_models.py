@@ -478,7 +478,9 @@ def change_alphabet(monkeypatch):
 
 
 def change_template(monkeypatch):
-    monkeypatch.setattr(tiny_models, "deepseek_r1_distill_chat_template", "{{ bos_token }}")
+    monkeypatch.setattr(
+        tiny_models, "deepseek_r1_distill_chat_template", "{% for m in messages %}{{ m.content }}{% endfor %}"
+    )
 
 
 def change_reader_recipe(monkeypatch):
