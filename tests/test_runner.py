@@ -263,13 +263,11 @@ def test_ctrl_c_stops_the_kernel_too(toy):
     process = subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     pid = root / "notebooks" / "pid"
     try:
-        for _ in range(200):
-            if pid.exists() and pid.read_text().strip():
-                break
+        while not (pid.exists() and pid.read_text().strip()):  # a busy machine takes its time to start a kernel
             with pytest.raises(subprocess.TimeoutExpired):
                 process.wait(0.1)
         process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=20)
+        _, stderr = process.communicate(timeout=120)
     finally:
         process.kill()
     assert process.returncode == 130

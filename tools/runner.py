@@ -166,7 +166,6 @@ def execute(notebook: nbformat.NotebookNode, folder: Path, show: Callable[[int, 
                 show(numbers.get(current, 0), len(numbers))
         except KeyboardInterrupt:
             kill_children()
-            wait([work], timeout=10)  # for nbclient's own clearing up, or it comes too late and complains at exit
             raise
     try:
         work.result()
