@@ -236,9 +236,10 @@ class StopOnNaN(TrainerCallback):
 
     def __init__(self, learning_rate: str):
         self.learning_rate = learning_rate
-        self.overflowed = False
+        self.overflowed_since: int | None = None  # step of the first in a row of overflows
 
     def on_train_begin(self, args, state, control, **kwargs):
+        self.overflowed_since = None
         if args.logging_nan_inf_filter:
             raise ValueError(
                 "StopOnNaN sees nothing while logging_nan_inf_filter is on; set logging_nan_inf_filter=False"
@@ -251,25 +252,30 @@ class StopOnNaN(TrainerCallback):
         control.should_log = True  # the same; whether a checkpoint follows is decided after this
 
     def on_log(self, args, state, control, logs=None, model=None, **kwargs):
-        if self._overflow(args, logs or {}):
+        if self._overflow(args, state, logs or {}):
             return
+        device = next((p.device.type for p in model.parameters()), "cpu") if model is not None else "cpu"
         for key in ("loss", "eval_loss", "grad_norm"):
             if not math.isfinite((logs or {}).get(key, 0.0)):
                 raise FloatingPointError(
                     f"{key} is {logs[key]} at step {state.global_step}: training stopped, the last checkpoint is from before it. "
-                    f"{self._causes(next(model.parameters()).device.type)}"
+                    f"{self._causes(device)}"
                 )
 
-    def _overflow(self, args, logs: dict) -> bool:
-        """Whether loss scaling (float16) met gradients too large for it: it skips such a step and goes on with a smaller scale.
+    def _overflow(self, args, state, logs: dict) -> bool:
+        """Whether loss scaling (float16) met gradients too large for it: it skips such a step and halves its scale.
 
-        At a second logged step in a row it no longer helps.
+        torch's GradScaler begins at 2**16: after 16 such steps in a row nothing is scaled any more, and it no longer helps.
         """
         if "grad_norm" not in logs:
             return False
-        before, self.overflowed = self.overflowed, not math.isfinite(logs["grad_norm"])
+        if math.isfinite(logs["grad_norm"]):
+            self.overflowed_since = None
+            return False
+        if self.overflowed_since is None:
+            self.overflowed_since = state.global_step
         scaled = getattr(args, "fp16", False) and math.isfinite(logs.get("loss", 0.0))
-        return self.overflowed and not before and scaled
+        return scaled and state.global_step - self.overflowed_since < 16
 
     def _causes(self, device: str) -> str:
         """What to try, the likeliest first. cuDNN's attention is named only where it can be the cause."""

@@ -500,14 +500,38 @@ def test_any_logged_figure_that_is_not_finite_stops_and_other_logs_do_not(key):
         callback.on_log(None, state(), TrainerControl(), logs=fine)
 
 
-def test_with_loss_scaling_one_gradient_too_large_is_a_step_left_out_and_two_in_a_row_are_not():
-    scaled, logs = SimpleNamespace(fp16=True), [{"grad_norm": 1.0}, {"grad_norm": math.inf}]
-    callback = StopOnNaN("COOKBOOK_LEARNING_RATE")
-    for log in 2 * logs + [{"eval_loss": 1.0}, {"loss": 1.0, "grad_norm": 0.5}]:
-        callback.on_log(scaled, state(), TrainerControl(), logs=log, model=Losing(1.0, at=1))
-    callback.on_log(scaled, state(), TrainerControl(), logs=logs[1], model=Losing(1.0, at=1))
-    with pytest.raises(FloatingPointError, match="grad_norm is inf"):
-        callback.on_log(scaled, state(), TrainerControl(), logs=logs[1], model=Losing(1.0, at=1))
+def test_overflows_that_loss_scaling_still_halves_away_go_on_and_endless_ones_stop():
+    """A real scaler skips several healthy steps at first: a gradient of 40 fits float16 (up to 65,504) at a scale of 1,024."""
+    scaler, skipped = torch.amp.GradScaler("cpu"), 0
+    scaler.scale(torch.ones(()))  # it makes its scale at first use
+    while 40 * scaler.get_scale() > torch.finfo(torch.float16).max:
+        scaler.update(scaler.get_scale() * scaler.get_backoff_factor())
+        skipped += 1
+    assert skipped == 6
+    scaled, model, callback = (
+        SimpleNamespace(fp16=True, logging_nan_inf_filter=False),
+        Losing(1.0, at=1),
+        StopOnNaN("A"),
+    )
+
+    def log(step, norm):
+        callback.on_log(scaled, state(step, of=99), TrainerControl(), logs={"grad_norm": norm}, model=model)
+
+    for step in range(1, 1 + skipped):
+        log(step, math.inf)
+    log(7, 0.5)
+    for step in range(10, 26):
+        log(step, math.inf)
+    with pytest.raises(FloatingPointError, match="grad_norm is inf at step 26"):
+        log(26, math.inf)
+    callback.on_train_begin(scaled, state(0), TrainerControl())
+    log(27, math.inf)  # another training begins anew
+
+
+@pytest.mark.parametrize("model", [None, torch.nn.ReLU()])
+def test_a_nan_is_told_of_any_model(model):
+    with pytest.raises(FloatingPointError, match="loss is nan"):
+        StopOnNaN("A").on_log(None, state(), TrainerControl(), logs={"loss": NAN}, model=model)
 
 
 @pytest.mark.parametrize(("fp16", "log"), [(False, {"grad_norm": NAN}), (True, {"loss": NAN, "grad_norm": NAN})])
