@@ -193,7 +193,7 @@ def test_killed_and_resumed_curve_and_weights_equal_those_of_an_uninterrupted_tr
         "trainer(tiny_model(), folder, [LossPlotCallback(folder), StopOnNaN('COOKBOOK_LEARNING_RATE'), KillAt(8)]).train()"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
-    killed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, env={**os.environ})
+    killed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, env={**os.environ})
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     checkpoint = last_complete_checkpoint(tmp_path / "checkpoints")
     assert Path(checkpoint).name == "checkpoint-5"

@@ -278,7 +278,7 @@ def test_killed_and_run_again_it_loses_nothing_and_repeats_nothing(real, tmp_pat
     model, tokenizer = real
     path, whole = tmp_path / "killed.jsonl", tmp_path / "whole.jsonl"
     command = [sys.executable, "-c", ANSWERING, checkpoint("tiny-causal-lm"), str(path), json.dumps(QUESTIONS)]
-    killed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, env={**os.environ})
+    killed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, env={**os.environ})
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert path.read_bytes().count(b"\n") == 4  # two batches of two
 

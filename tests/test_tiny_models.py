@@ -617,7 +617,7 @@ def test_a_build_that_is_killed_leaves_no_half_model(small_cache):
     """Killed when weights and tokenizer are written and the recipe is not."""
     models, built = small_cache
     ended = subprocess.run(
-        [sys.executable, "-c", KILLED], cwd=ROOT, capture_output=True, text=True, timeout=120, env={**os.environ}
+        [sys.executable, "-c", KILLED], cwd=ROOT, capture_output=True, text=True, timeout=600, env={**os.environ}
     )
     assert ended.returncode == -signal.SIGKILL, ended.stderr
     assert (
