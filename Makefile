@@ -25,11 +25,11 @@ $(INSTALLED): requirements.txt pyproject.toml $(ANEW)
 	@pwd -P > $(INSTALLED)
 
 run: $(INSTALLED)  ## execute the notebooks in order, with a page of each in outputs/ (one of them: make run NB=02)
-	@$(VENV) -m scripts.tiny_models
+	@$(VENV) -m scripts.offline
 	@$(VENV) -m tools.runner $(if $(NB),--nb "$(NB)")
 
 launch: $(INSTALLED)  ## a notebook in several processes: make launch NB=02 NPROC=2 [CONFIG=configs/fsdp.yaml] [OPTIONS=...]
-	@$(VENV) -m scripts.tiny_models
+	@$(VENV) -m scripts.offline
 	@$(VENV) -m tools.launcher --nb "$(NB)" --processes "$(or $(NPROC),2)" $(if $(CONFIG),--config "$(CONFIG)") $(OPTIONS)
 
 chat: $(INSTALLED)  ## a chat page for the merged model of 03, base beside tuned
@@ -42,7 +42,7 @@ site: $(INSTALLED)  ## the notebooks and guides as a website in outputs/site, al
 	@$(VENV) -m tools.site
 
 test: lint  ## lint, unit tests, and every notebook executed on the tiny profile
-	$(TINY) $(VENV) -m scripts.tiny_models
+	$(TINY) $(VENV) -m scripts.offline
 	$(TINY) $(VENV) -m pytest -n auto --dist loadfile --durations=10 tests --ignore=tests/runs
 	$(TINY) $(VENV) -m pytest -m cuda tests/test_cuda.py
 	rm -rf outputs/test

@@ -10,7 +10,7 @@ import torch
 
 from bench import answering, bertscore, collating, qa, rating, scoring, sft
 from bench.timing import table
-from scripts import tiny_models
+from scripts.offline import tiny_models
 from scripts.profiles import disable_cudnn_attention, machine, quiet
 
 SMALL_WAYS = (sft.OURS, "SFTTrainer, padded", "SFTTrainer, padding_free", "Trainer, padded", "Trainer, group_by_length")

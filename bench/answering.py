@@ -11,7 +11,8 @@ from transformers import Qwen2ForCausalLM
 
 from bench import material
 from bench.timing import Line, clocked, interleaved
-from scripts import chat, generation, tiny_models
+from scripts import chat, generation, models
+from scripts.offline import tiny_models
 
 MAX_NEW_TOKENS = 64
 
@@ -64,7 +65,7 @@ def measure(
     }
     seconds, answers = interleaved(ways, rounds)
 
-    narrow = Qwen2ForCausalLM.from_pretrained(tiny_models.checkpoint("tiny-causal-lm"))
+    narrow = Qwen2ForCausalLM.from_pretrained(models.checkpoint("tiny-causal-lm"))
     assert answers["ours"] == ours(narrow, tokenizer, questions), "widening the vocabulary changed an answer"
     assert answers["ours"] == answers["plain"], "plain batches answered otherwise"
     assert answers["ours"][:one_by_one] == answers["loop"], "one at a time answered otherwise"

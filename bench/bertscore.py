@@ -22,7 +22,7 @@ from transformers import BertConfig, BertModel, set_seed
 from bench import material
 from bench.timing import Line, clocked, interleaved
 from scripts.metrics import BertScores
-from scripts.tiny_models import build_bert_tokenizer
+from scripts.offline.tiny_models import build_bert_tokenizer
 
 VOCABULARY = 21_128  # of bert-base-chinese
 

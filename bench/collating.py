@@ -16,8 +16,9 @@ from transformers import DataCollatorForLanguageModeling
 
 from bench import material
 from bench.timing import Line, clocked, interleaved
-from scripts import chat, tiny_models
+from scripts import chat
 from scripts.collator import IGNORED, CompletionCollator
+from scripts.offline import tiny_models
 
 
 class TrlStyleCollator:

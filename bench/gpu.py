@@ -20,7 +20,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, set_seed
 
 from bench import material, sft
 from bench.collating import with_pad_token
-from scripts import tiny_models
+from scripts.offline import tiny_models
 from scripts.profiles import disable_cudnn_attention, machine, peak_memory_gib, quiet
 
 # Dense 16-bit tensor throughput in TFLOP/s, from NVIDIA's data sheets, of devices that hold this model; the first name that is

@@ -21,9 +21,10 @@ from peft import LoraConfig, get_peft_model
 from bench import gpu, rating
 from bench.gpu_scoring import synchronized
 from bench.timing import clocked
-from scripts import chat, hupu
+from scripts import chat
 from scripts.collator import CompletionCollator
 from scripts.profiles import machine, peak_memory_gib, quiet
+from scripts.ratings import hupu
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 

@@ -12,7 +12,8 @@ from functools import cache
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM, set_seed
 
-from scripts import chat, dataset, tiny_models
+from scripts import chat, models
+from scripts.genshin import dataset
 from scripts.profiles import ROOT
 
 VOCABULARY = 152_064  # rows of DeepSeek-R1-Distill-Qwen-7B's embedding and head
@@ -58,7 +59,7 @@ def talking_model(vocabulary: int = VOCABULARY) -> Qwen2ForCausalLM:
     embedding, where no token reads them, and next to nothing in the head, where their logits stay near 0, below the largest of
     the real ones; `bench.answering` checks that every answer is the one of the model before widening.
     """
-    model = Qwen2ForCausalLM.from_pretrained(tiny_models.checkpoint("tiny-causal-lm")).eval()
+    model = Qwen2ForCausalLM.from_pretrained(models.checkpoint("tiny-causal-lm")).eval()
     known, noise = model.config.vocab_size, torch.Generator().manual_seed(0)
     model.resize_token_embeddings(vocabulary, mean_resizing=False)
     added = (vocabulary - known, model.config.hidden_size)

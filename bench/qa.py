@@ -1,4 +1,4 @@
-"""Question answering: `scripts.qa` beside the article's double loop, beside the usual top 20 x top 20 search, and beside
+"""Question answering: `scripts.reading.qa` beside the article's double loop, beside the usual top 20 x top 20 search, and beside
 the article's loop over tokens for the labels.
 
 All are on material made here from a seed. The usual search is that of transformers' run_qa example, written anew from its
@@ -14,7 +14,8 @@ from functools import partial
 import numpy as np
 
 from bench.timing import Line, clocked, interleaved
-from scripts import qa, tiny_models
+from scripts.offline import tiny_models
+from scripts.reading import qa
 
 SIZE = 10  # candidates a question
 ARTICLE_BOUND = 153  # tokens of an answer: 0.4 of 384
@@ -68,7 +69,7 @@ def twenty_by_twenty(start: np.ndarray, end: np.ndarray, offsets: list[list[tupl
 
 
 def running_maximum(start: np.ndarray, end: np.ndarray, bound: int) -> list[tuple[np.ndarray, ...]]:
-    """Ours, in the batches that `scripts.qa.n_best` makes."""
+    """Ours, in the batches that `scripts.reading.qa.n_best` makes."""
     edges = range(0, len(start), qa.BATCH_WINDOWS)
     return [qa.best_spans(start[i : i + qa.BATCH_WINDOWS], end[i : i + qa.BATCH_WINDOWS], SIZE, bound) for i in edges]
 

@@ -1,4 +1,4 @@
-"""Rating titles from 0.0 to 10.0: `scripts.rating.distribution` beside free generation and beside every candidate scored by itself.
+"""Rating titles from 0.0 to 10.0: `scripts.ratings.rating.distribution` beside free generation and beside every candidate scored by itself.
 
     .venv/bin/python -m bench.rating --threads 2                    the lines of both shapes
 
@@ -21,8 +21,10 @@ from transformers import Qwen2Tokenizer
 
 from bench import material
 from bench.timing import Line, clocked, interleaved, table
-from scripts import chat, generation, hupu, likelihood, rating, tiny_models
+from scripts import chat, generation, likelihood
+from scripts.offline import tiny_models
 from scripts.profiles import ROOT, machine, quiet
+from scripts.ratings import hupu, rating
 
 NEW_TOKENS = 4
 DECODING = {**generation.GREEDY, "min_new_tokens": NEW_TOKENS}

@@ -1,4 +1,4 @@
-"""Scoring SFT rows: `scripts.scoring.score` beside the article's five passes, one text at a time, and lm-evaluation-harness.
+"""Scoring SFT rows: `scripts.sft_scores.scoring.score` beside the article's five passes, one text at a time, and lm-evaluation-harness.
 
     .venv/bin/python -m bench.scoring --threads 2                   the lines, the memory, and how time grows with rows
     .venv/bin/python -m bench.scoring --way article --rows 20       one way alone, as JSON
@@ -32,9 +32,10 @@ from transformers import DataCollatorForSeq2Seq, Qwen2Tokenizer
 
 from bench import material
 from bench.timing import Line, clocked, interleaved, table
-from scripts import scoring, tiny_models
 from scripts.likelihood import Request
+from scripts.offline import tiny_models
 from scripts.profiles import ROOT, machine, peak_memory_gib, quiet
+from scripts.sft_scores import scoring
 
 WINDOW = 2048  # tokens; the longest text of 1,000 rows has about 800
 COLUMNS = ["prompt_ppl", "response_ppl", "ifd", "reversed_ifd", "one_shot_gain"]

@@ -36,8 +36,9 @@ from trl import SFTConfig, SFTTrainer
 from bench import material
 from bench.collating import TrlStyleCollator, with_pad_token
 from bench.timing import Line, interleaved
-from scripts import chat, tiny_models
+from scripts import chat
 from scripts.collator import IGNORED, CompletionCollator
+from scripts.offline import tiny_models
 
 STEP_ROWS = 16  # rows in an optimizer step, the article's 2 x 8
 LORA = {"r": 32, "lora_alpha": 64, "bias": "none", "task_type": "CAUSAL_LM"}

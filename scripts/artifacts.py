@@ -19,9 +19,9 @@ from tempfile import TemporaryDirectory
 import pandas as pd
 import psutil
 from accelerate import PartialState
+from accelerate.utils import gather_object
 from tqdm import tqdm
 
-from scripts.processes import gathered, sharing
 from scripts.profiles import ROOT, Profile, machine, pins
 
 
@@ -150,6 +150,23 @@ def cut_off(path: str | Path) -> None:
         raw = Path(path).read_bytes()
         last = raw.rstrip(b"\n").rfind(b"\n") + 1
         os.truncate(path, last + (len(raw) - last) // 2)
+
+
+def sharing() -> tuple[int, int]:
+    """(number of this process, how many there are) that batches are shared among.
+
+    (0, 1) also under FSDP, where each process holds a part of the weights and every forward pass needs all of them: there all
+    processes do all batches, together.
+    """
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+        return 0, 1
+    state = PartialState()
+    return state.process_index, state.num_processes
+
+
+def gathered(found: list) -> list:
+    """The lists of all processes that share the work as one list, in each of them."""
+    return gather_object(found) if sharing()[1] > 1 else found
 
 
 def journaled(

@@ -22,6 +22,7 @@ from functools import lru_cache
 
 from jinja2 import TemplateError
 
+ROLES = ("system", "user", "assistant")
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 CLOSED_THINK = f"{THINK_OPEN}\n\n{THINK_CLOSE}\n\n"
 

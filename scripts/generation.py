@@ -10,8 +10,7 @@ from tqdm import tqdm
 from transformers import GenerationConfig
 
 from scripts import chat
-from scripts.artifacts import append_jsonl, fingerprint, read_jsonl
-from scripts.processes import gathered, sharing
+from scripts.artifacts import append_jsonl, fingerprint, gathered, read_jsonl, sharing
 
 # Each is said, because what is left out is filled in from the checkpoint's own generation config.
 GREEDY = {

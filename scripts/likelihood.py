@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from scripts import chat
 from scripts.artifacts import fingerprint, journaled
-from scripts.processes import whole
+from scripts.models import whole
 
 HEAD_POSITIONS = 256  # positions that go through the head at once: 256 x 152,064 logits are 156 MB in float32
 # Settings of models that change what their head gives: Gemma's, RecurrentGemma's, Cohere's, Granite's, Falcon-H1's

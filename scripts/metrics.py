@@ -2,7 +2,7 @@
 
 Words used here: a *prediction* is what the model said, a *reference* is the right answer, a *row* is one pair of them.
 Nearly every function takes two equally long sequences of texts, predictions first. Extractive QA, with several accepted
-answers to a question or none, has scripts/metrics_qa.py; answers that are numbers have scripts/metrics_numbers.py.
+answers to a question or none, has scripts/reading/metrics.py; answers that are numbers have scripts/ratings/metrics.py.
 A missing answer is the empty text "", never None or NaN. pandas reads "" (and the text "NA") back as NaN unless
 told otherwise:
 `pd.read_csv(path, keep_default_na=False, na_values={"precision": [""], "recall": [""], "f1": [""]})`.
@@ -23,8 +23,11 @@ from __future__ import annotations
 
 import contextlib
 import random
+import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +38,7 @@ from bert_score.utils import bert_encode, greedy_cos_idf, sent_encode
 from rouge_score import rouge_scorer
 from rouge_score import tokenizers as rouge_tokenizers
 from sacrebleu.metrics import BLEU, CHRF
+from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.metrics import (
     accuracy_score,
     hamming_loss,
@@ -45,8 +49,6 @@ from sklearn.preprocessing import MultiLabelBinarizer
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from scripts.chinese import normalize, tokens
-
 NO_ANSWER = "none"  # the label of an answer that names no value, or more than one
 OTHER = "other"  # the label of an answer outside the known values
 
@@ -54,6 +56,47 @@ OTHER = "other"  # the label of an answer outside the known values
 # ---------------------------------------------------------------------------------------------------------------------
 # Input
 # ---------------------------------------------------------------------------------------------------------------------
+WIDTHS = {  # code of a full-width or half-width form -> that of its plain one
+    code: int(unicodedata.decomposition(chr(code)).split()[1], 16)
+    for code in (0x3000, *range(0xFF01, 0xFFEF))
+    if unicodedata.decomposition(chr(code)).startswith(("<wide>", "<narrow>"))
+}
+
+
+def fold_width(text: str) -> str:
+    """Full-width and half-width forms as their plain ones, a character for a character, so that offsets stay.
+
+    >>> fold_width("ＡＢ，１２（ｶ）")
+    'AB,12(カ)'
+    """
+    return text.translate(WIDTHS)
+
+
+def normalize(text: str) -> str:
+    """The form in which two texts are compared: what a reader would call "the same answer" becomes equal.
+
+    1. Unicode NFKC: full-width and half-width forms become one (，and , or ＡＢ and AB).
+    2. White space carries no meaning in Chinese: it goes, but for one space between two Latin words or numbers.
+    3. The full stops that end the answer (。 or .) go.
+
+    Nothing else: letter case and the other punctuation count.
+
+    >>> normalize(" 钟离， 来自璃月 。")
+    '钟离,来自璃月'
+    """
+    text = re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text))
+    return re.sub(r"(?<![A-Za-z0-9]) | (?![A-Za-z0-9])", "", text).rstrip("。.")
+
+
+def tokens(text: str) -> list[str]:
+    """What character F1 and ROUGE-L count: each Chinese character or mark, each run of Latin letters or digits.
+
+    >>> tokens("岩元素 level 90。")
+    ['岩', '元', '素', 'level', '90']
+    """
+    return re.findall(r"[A-Za-zÀ-ɏ0-9]+|\S", normalize(text))
+
+
 def checked_texts(name, values):
     """`values` as a list of str; ValueError names the argument and the row that is not a text."""
     if isinstance(values, str):
@@ -479,3 +522,73 @@ def _scores_of_group(rows):
             "no_score": rows["f1"].isna().sum(),
         }
     )
+
+
+def near_copies(rows_a: Iterable[dict], rows_b: Iterable[dict], threshold: float = 0.5) -> pd.DataFrame:
+    """Pairs of contexts, of a and of b, that share `threshold` or more of the shorter one's trigrams; highest first.
+
+    Similarity is |A and B| / min(|A|, |B|) over the sets of three characters in a row: 1 for a copy and for an excerpt,
+    0 for nothing in common. Width, case and white space don't count. A context counts once; its first question's id
+    stands for it.
+    """
+    columns = ["similarity", "id_a", "id_b", "context_a", "context_b"]
+    a, b = _contexts(rows_a), _contexts(rows_b)
+    if not a or not b:
+        return pd.DataFrame(columns=columns)
+    grams = CountVectorizer(analyzer=_trigrams, dtype=np.int32).fit_transform([*a, *b])
+    sizes = np.diff(grams.indptr)  # trigrams of each context
+    others, sizes_b = grams[len(a) :].T.tocsr(), sizes[len(a) :]
+    texts_a, texts_b, pairs = list(a), list(b), []
+    for first in range(0, len(a), 256):  # a block of the (a, b) matrix at a time: for English it is hardly sparse
+        shared = (grams[first : min(first + 256, len(a))] @ others).tocoo()
+        similarity = shared.data / np.minimum(sizes[first + shared.row], sizes_b[shared.col])
+        for one in np.flatnonzero(similarity >= threshold):
+            left, right = texts_a[first + shared.row[one]], texts_b[shared.col[one]]
+            pairs.append((float(similarity[one]), a[left], b[right], left, right))
+    return pd.DataFrame(sorted(pairs, key=lambda pair: -pair[0]), columns=columns)
+
+
+def _contexts(rows: Iterable[dict]) -> dict[str, str]:
+    """{context: id of its first question}"""
+    contexts: dict[str, str] = {}
+    for row in rows:
+        contexts.setdefault(row["context"], row["id"])
+    return contexts
+
+
+def _trigrams(text: str) -> set[str]:
+    text = "".join(fold_width(text).lower().split())
+    return {text[start : start + 3] for start in range(max(1, len(text) - 2))}
+
+
+def reliability(confidence: Iterable[float], correct: Iterable[bool], bins: int | Sequence[float] = 10) -> pd.DataFrame:
+    """Is what the model is 90 % sure of right 9 times in 10? DataFrame, a row for each range of confidence.
+
+    `confidence` holds a probability for each question, `correct` whether its answer was right; `bins` is a number of
+    equally wide ranges of 0..1, or their edges, rising from 0 to 1. A range holds its upper edge, the first also 0.
+
+    Columns: bin ("0.9 to 1"), questions, confidence (their mean), correct (share that is), gap (confidence - correct:
+    above 0 too sure, below 0 too modest); NaN in a range without a question. `attrs["ece"]` is the expected calibration
+    error, the mean over questions of the size of their range's gap. Source: Guo et al. 2017, arxiv.org/abs/1706.04599.
+
+    >>> table = reliability([0.9, 0.9, 0.4, 0.2], [True, False, True, False], bins=2)
+    >>> table["gap"].round(2).tolist(), round(table.attrs["ece"], 2)      # mean 0.3 and 0.9, half of both is right
+    ([-0.2, 0.4], 0.3)
+    """
+    confidence, correct = np.asarray(list(confidence), float), list(correct)
+    check_same_length(list(confidence), correct, names=("confidence", "correct"))
+    for row, (value, right) in enumerate(zip(confidence, correct, strict=True)):
+        if not 0 <= value <= 1:
+            raise ValueError(f"confidence, row {row}: a probability in 0..1 is needed, got {value}")
+        if right not in (True, False):
+            raise ValueError(f"correct, row {row}: True or False is needed, got {right!r}")
+    edges = np.linspace(0, 1, bins + 1) if isinstance(bins, int) else np.asarray(bins, float)
+    if len(edges) < 2 or edges[0] != 0 or edges[-1] != 1 or not (np.diff(edges) > 0).all():
+        raise ValueError(f"bins: a number from 1 on, or edges that rise from 0 to 1, are needed, got {bins!r}")
+    names = [f"{low:.3g} to {high:.3g}" for low, high in pairwise(edges)]
+    rows = pd.DataFrame({"confidence": confidence, "correct": np.array(correct, float)})
+    groups = rows.groupby(pd.cut(confidence, edges, labels=names, include_lowest=True), observed=False)
+    table = groups.mean().assign(gap=lambda t: t["confidence"] - t["correct"])
+    table.insert(0, "questions", groups.size())
+    table.attrs["ece"] = float((table["gap"].abs() * table["questions"]).sum() / len(rows))
+    return table.rename_axis("bin").reset_index().astype({"bin": str})

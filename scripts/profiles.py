@@ -1,7 +1,7 @@
 """What a run is called and how big it is: profile, device, dtype, threads, seed, versions.
 
 A profile only *names things and sizes*. `full` names the real checkpoints on the Hub, `small` names smaller ones for a GPU of 12
-GB, `tiny` names small models of the same architectures that `scripts.tiny_models` builds here. No notebook asks which is on.
+GB, `tiny` names small models of the same architectures that `scripts.offline.tiny_models` builds here. No notebook asks which is on.
 
     COOKBOOK_PROFILE=tiny            pick one; unset, it is the largest that fits into the GPU's free memory, `tiny` without one
     COOKBOOK_CAUSAL_LM=/path/to/it   replace any field of it by an environment variable of the field's name
@@ -247,10 +247,10 @@ def choose(device: Device | None) -> tuple[str, str]:
 
 def _largest_need(name: str) -> tuple[str, float]:
     """The chapter that needs most under a profile, and how many GiB."""
-    from scripts import planning  # late: without a GPU there is nothing to plan, and it imports peft
+    from scripts import models  # late: without a GPU there is nothing to plan, and it imports peft
 
-    chapter, need = max(planning.chapters(PROFILES[name]).items(), key=lambda item: item[1])
-    return chapter, need / planning.GIB
+    chapter, need = max(models.chapters(PROFILES[name]).items(), key=lambda item: item[1])
+    return chapter, need / models.GIB
 
 
 def why_profile(profile: Profile) -> str:

@@ -20,6 +20,6 @@ def pytest_configure(config):
 @pytest.fixture(scope="session")
 def tokenizer():
     """DeepSeek's special tokens and chat template over the project's characters."""
-    from scripts.tiny_models import build_tokenizer
+    from scripts.offline.tiny_models import build_tokenizer
 
     return build_tokenizer()

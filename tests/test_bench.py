@@ -17,8 +17,10 @@ from transformers import PreTrainedTokenizerFast
 
 from bench import answering, bertscore, collating, gpu, gpu_rating, gpu_scoring, material, qa, rating, scoring, sft
 from bench.timing import Line, interleaved, table
-from scripts import chat, hupu, tiny_models
+from scripts import chat
 from scripts.collator import CompletionCollator
+from scripts.offline import tiny_models
+from scripts.ratings import hupu
 
 TRL_LABELS = json.loads((Path(__file__).parent / "data" / "trl019_collator_labels.json").read_text(encoding="utf-8"))
 

@@ -26,17 +26,9 @@ from transformers import (
 )
 
 from scripts.artifacts import last_complete_checkpoint
-from scripts.callbacks import (
-    LossPlotCallback,
-    QARecords,
-    StopOnNaN,
-    loss_table,
-    memory_advice,
-    plot_losses,
-    plot_scores,
-    scalars,
-)
+from scripts.callbacks import LossPlotCallback, StopOnNaN, loss_table, memory_advice, plot_losses
 from scripts.profiles import ROOT
+from scripts.reading.records import QARecords, plot_scores, scalars
 
 # What Trainer logs for two epochs of two steps, logged each step and evaluated each epoch.
 LOG = [

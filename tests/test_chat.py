@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, decoders, models, processors
 from transformers import PreTrainedTokenizerFast
 
 from scripts import chat
-from scripts.tiny_models import ASSISTANT, BOS, EOS, USER
+from scripts.offline.tiny_models import ASSISTANT, BOS, EOS, USER
 
 # The first revision of DeepSeek's template, as far as our conversations go: no <think> after the last marker.
 FIRST_REVISION = (

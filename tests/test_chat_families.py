@@ -16,8 +16,9 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config,
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.chat_parsing.response_parser import ResponseParser
 
-from scripts import chat, generation, scoring
+from scripts import chat, generation
 from scripts.collator import completion_labels
+from scripts.sft_scores import scoring
 
 CLOSED = "<think>\n\n</think>\n\n"
 HERE, BY_TEMPLATE = "opened by the template, closed here", "closed by the template"

@@ -29,8 +29,8 @@ from tokenizers import AddedToken
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM, set_seed
 
 from scripts import chat, generation
+from scripts.models import checkpoint
 from scripts.profiles import ROOT, load_profile
-from scripts.tiny_models import checkpoint
 from tools import chat_page
 from tools.chat_page import Asked, Model, Page, Settings, Turn, check, conversation, respond, stream
 

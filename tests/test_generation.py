@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 from scripts import chat, generation
 from scripts.artifacts import read_jsonl
 from scripts.generation import answer
+from scripts.models import checkpoint
 from scripts.profiles import ROOT
-from scripts.tiny_models import checkpoint
 
 # Prompts of different length, so that a batch needs padding; about people whom the tiny model never met.
 QUESTIONS = [

@@ -21,16 +21,8 @@ from transformers import (
 )
 
 from scripts import chat, likelihood
-from scripts.likelihood import (
-    Text,
-    batch_nats,
-    batches_of,
-    completion_losses,
-    distinct_texts,
-    losses,
-    token_nats,
-)
-from scripts.tiny_models import checkpoint
+from scripts.likelihood import Text, batch_nats, batches_of, completion_losses, distinct_texts, losses, token_nats
+from scripts.models import checkpoint
 
 SIZES = {
     "hidden_size": 32,

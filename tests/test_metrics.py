@@ -13,7 +13,7 @@ from bert_score import BERTScorer
 from rouge_score import rouge_scorer
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
-from scripts import chinese, metrics
+from scripts import metrics
 
 CHARACTERS = "钟离温迪胡桃来自璃月蒙德稻妻是个的人使用掌控水火风雷草冰岩元素男性女少年成沉稳活泼，。"
 PAIR_METRICS = [metrics.exact_match, metrics.char_f1, metrics.rouge_l, metrics.bleu, metrics.chrf]
@@ -236,7 +236,7 @@ def test_random_pair_baseline_is_a_seeded_derangement(scorer, monkeypatch):
         metrics.random_pair_baseline(scorer, references, references, seed)
     assert seen[0] == seen[1] and len({tuple(others) for others in seen}) > 1
     for others in seen:
-        exchanged = {chinese.normalize(r): chinese.normalize(o) for r, o in zip(references, others, strict=True)}
+        exchanged = {metrics.normalize(r): metrics.normalize(o) for r, o in zip(references, others, strict=True)}
         assert exchanged.pop("") == ""
         assert all(key != other for key, other in exchanged.items())
         assert sorted(exchanged) == sorted(exchanged.values())
@@ -393,3 +393,29 @@ def test_summary():
         metrics.summary(frame, by="attribute")
     with pytest.raises(ValueError, match="no rows"):
         metrics.summary(frame[:0], by="model")
+
+
+def test_folding_keeps_length_and_other_characters():
+    every = "".join(map(chr, [*range(0x20, 0xD800), *range(0xE000, 0x10000)]))
+    folded = metrics.fold_width(every)
+    assert len(folded) == len(every)
+    changed = [one for one, other in zip(every, folded, strict=True) if one != other]
+    assert set(changed) <= set(map(chr, [0x3000, *range(0xFF01, 0xFFEF)])) and len(changed) > 200
+    assert metrics.fold_width("，。！～Ａ　") == ",。!~A "  # 。 is no wide form of .
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("岩元素。", "岩元素"),  # one final stop or several, Chinese or Latin
+        ("岩 元素 . 。", "岩元素"),
+        ("ＡＢ，１２", "AB,12"),  # full width
+        ("New  York 市", "New York市"),  # a space between Latin words stays, one beside a Chinese character goes
+        ("岩元素！", "岩元素!"),  # other marks count
+        ("3.5 级", "3.5级"),  # a point inside is no final stop
+        ("\u3000\n", ""),
+    ],
+)
+def test_normalize(text, expected):
+    assert metrics.normalize(text) == expected
+    assert metrics.normalize(expected) == expected

@@ -12,10 +12,11 @@ from accelerate.commands.launch import launch_command_parser
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoModelForQuestionAnswering, AutoTokenizer
 
-from scripts import generation, qa, squad
+from scripts import generation
 from scripts.artifacts import read_json, read_jsonl
+from scripts.models import checkpoint
 from scripts.profiles import ROOT
-from scripts.tiny_models import checkpoint
+from scripts.reading import qa, squad
 from tools.launcher import DEFAULT, command
 
 QUESTIONS = ["钟离来自哪里？", "请问，温迪先生，他使用的是什么元素？", "刻晴的性格", "魈是男是女？", "凝光的职务是什么"]
@@ -28,8 +29,9 @@ import matplotlib
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 from datasets import load_from_disk
-from scripts import artifacts, generation, profiles, qa
-from scripts.tiny_models import checkpoint
+from scripts import artifacts, generation, profiles
+from scripts.reading import qa
+from scripts.models import checkpoint
 from transformers import AutoModelForCausalLM, AutoModelForQuestionAnswering, AutoTokenizer
 
 profile = profiles.start("torch")

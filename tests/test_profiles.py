@@ -13,7 +13,7 @@ import torch
 from accelerate import PartialState
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from scripts import planning, profiles
+from scripts import models, profiles
 from scripts.profiles import PROFILES, ROOT, Device, Profile, choose, load_profile, native_dtype, pins, shown
 
 FIELDS = [field.name for field in fields(Profile) if field.name != "name"]
@@ -72,7 +72,7 @@ def test_without_a_gpu_the_profile_is_tiny(monkeypatch):
 
 def test_the_chapter_that_needs_most_decides_and_a_tenth_stays_spare(monkeypatch):
     needs = {"small": {"02": 9 * GIB, "04": 1}, "full": {"02": 4, "07": 40.5 * GIB}}
-    monkeypatch.setattr(planning, "chapters", lambda profile: needs[profile.name])
+    monkeypatch.setattr(models, "chapters", lambda profile: needs[profile.name])
     said = {free: choose(Device("Some GPU", free, True)) for free in (10 * GIB - 64, 10 * GIB, 45 * GIB - 64, 45 * GIB)}
     assert list(said.values()) == [
         ("tiny", "10.0 GiB free, 9.0 with a tenth spare; small needs 9.0 in 02; full needs 40.5 in 07"),
@@ -101,7 +101,7 @@ def test_the_profile_asked_for_is_the_one_that_comes(name):
 
 
 def test_the_full_profile_names_the_real_checkpoints_and_the_tiny_one_only_what_the_project_builds():
-    from scripts.tiny_models import BUILDERS
+    from scripts.offline.tiny_models import BUILDERS
 
     assert PROFILES["full"].causal_lm == "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B"
     assert (PROFILES["full"].encoder, PROFILES["full"].encoder_layers) == ("bert-base-chinese", 8)

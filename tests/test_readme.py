@@ -7,7 +7,7 @@ import nbformat
 import pytest
 
 from scripts.artifacts import read_json
-from scripts.planning import GIB, chapters
+from scripts.models import GIB, chapters
 from scripts.profiles import PROFILES, ROOT, Profile
 
 PATHS = ROOT / "README.md", ROOT / "README.zh-CN.md"

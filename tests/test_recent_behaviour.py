@@ -26,8 +26,8 @@ from torch.utils.data import SequentialSampler
 from transformers import Qwen2Config, Qwen2ForCausalLM, Trainer, TrainingArguments, set_seed
 
 from scripts import likelihood
+from scripts.offline.tiny_models import build_tokenizer
 from scripts.profiles import ROOT
-from scripts.tiny_models import build_tokenizer
 
 
 @pytest.fixture

@@ -18,10 +18,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from scripts import chat, generation, merging
+from scripts import chat, generation, models
 from scripts.artifacts import read_json, write_json
+from scripts.genshin import merging
+from scripts.models import checkpoint
 from scripts.profiles import PROFILES, ROOT
-from scripts.tiny_models import checkpoint
 from tools import serve
 
 CPU = torch.device("cpu")
@@ -41,7 +42,7 @@ def merged(tmp_path_factory):
     tokenizer = AutoTokenizer.from_pretrained(checkpoint("tiny-causal-lm"))
     model.generation_config = HABITS
     model.save_pretrained(root / "base")
-    trained_on = merging.base_fingerprint(model)
+    trained_on = models.base_fingerprint(model)
     get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(root / "adapter")
     write_json(root / "adapter" / "run.json", {"base_fingerprint": trained_on})
     return merging.merge(str(root / "base"), root / "adapter", root / "merged", tokenizer, torch.float32, CPU)

@@ -117,7 +117,7 @@ def shown(content, source="notebooks/02_b.ipynb"):
         ('<a href="01_a.ipynb">x</a>', '<a href="01_a.ipynb">x</a>'),  # copied as it is: not a page without the plugin
         ('<a href="../README.md#the-tree">x</a>', '<a href="../index.html#the-tree">x</a>'),
         ('<a class="y" href="../README.md">x</a>', '<a class="y" href="../index.html">x</a>'),
-        ('<a href="../scripts/qa.py"><code>qa</code></a>', "<code>qa</code>"),
+        ('<a href="../scripts/reading/qa.py"><code>qa</code></a>', "<code>qa</code>"),
         ('<a href="../scripts/absent.py">x</a>', '<a href="../scripts/absent.py">x</a>'),
         ('<a href="#words">x</a>', '<a href="#words">x</a>'),
         ('<a href="https://example.org/README.md">x</a>', '<a href="https://example.org/README.md">x</a>'),

@@ -33,7 +33,7 @@ from transformers import (
     TextIteratorStreamer,
 )
 
-from scripts import chat, tiny_models
+from scripts import chat, models
 from scripts.generation import GREEDY
 from scripts.profiles import Profile, quiet, shown
 from tools import environments_profile
@@ -376,12 +376,12 @@ def main(arguments: list[str] | None = None) -> int:
         hint = "--model takes the folder of one" if options.model else "`make run` trains it and merges it there"
         print(f"{shown(merged)} holds no model (no config.json); {hint}", file=sys.stderr)
         return 1
-    models = {
+    pair = {
         TUNED: Model(TUNED, lambda: str(merged), profile),
-        BASE: Model(BASE, partial(tiny_models.checkpoint, options.base), profile),
+        BASE: Model(BASE, partial(models.checkpoint, options.base), profile),
     }
-    models[TUNED].load()
-    page = Page(models, options.max_input, Settings(0, options.max_new_tokens, options.max_seconds))
+    pair[TUNED].load()
+    page = Page(pair, options.max_input, Settings(0, options.max_new_tokens, options.max_seconds))
     host = options.host.strip("[]")
     if note := warning(host):
         print(note, file=sys.stderr)

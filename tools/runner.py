@@ -90,7 +90,7 @@ def read_notebook(path: Path) -> nbformat.NotebookNode:
 def fingerprints(notebooks: list[Path], root: Path, profile: Profile) -> dict[str, str]:
     """Notebook name -> fingerprint of all that its outputs depend on; outputs in the notebook file don't count."""
     shared = fingerprint(
-        profile, *sorted((root / "scripts").glob("*.py")), root / "data", *root.glob("requirements.txt")
+        profile, *sorted((root / "scripts").rglob("*.py")), root / "data", *root.glob("requirements.txt")
     )
     return {
         path.stem: fingerprint(shared, [[cell.cell_type, cell.source] for cell in read_notebook(path).cells])

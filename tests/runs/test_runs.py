@@ -16,8 +16,8 @@ from nbclient import NotebookClient
 from nbconvert import PythonExporter
 
 from scripts.artifacts import read_json
+from scripts.models import checkpoint
 from scripts.profiles import ROOT
-from scripts.tiny_models import checkpoint
 
 FRESH = ROOT / "outputs" / "test"
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))

@@ -1,0 +1,1 @@
+"""01 to 04: character facts, taught and measured."""

@@ -1,0 +1,1 @@
+"""05: questions about a text."""

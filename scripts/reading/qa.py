@@ -1,0 +1,728 @@
+"""Extractive question answering: rows to windows, logits to answers, and a trained model to ask.
+
+A *row* is one question with its context, flat as in `squad_v2` on the Hub:
+
+    {"id": "q1", "context": "空正在冒险。刻晴想他了。", "question": "谁在冒险？",
+     "answers": {"text": ["空"], "answer_start": [0]}, "is_impossible": False}
+
+A *window* is one input of the model, [CLS] question [SEP] a stretch of the context [SEP]; a long context makes several
+that overlap. A position is *valid* where the token belongs to the context; a *span* goes from a valid position to a valid
+position of the same window. The *null* answer ("the context does not say") is the position of [CLS].
+"""
+
+from __future__ import annotations
+
+import html
+import operator
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from datasets import Dataset
+from tqdm import tqdm
+
+from scripts.artifacts import gathered, sharing
+from scripts.reading.augment import question_kind
+
+NULL = 0  # [CLS] is a window's first token; `features` makes sure of it
+NO_CONTEXT = -1  # in context_start and context_end: this token is not of the context
+MAX_TOKENS = 64  # of an answer, when decoding; 99.5 % of CMRC 2018's answers have at most 63 characters
+BATCH_WINDOWS = 128  # decoded at once; with 384 tokens and 10 bands of 64 ends the arrays stay below 1 MB, in the cache
+
+
+# --- rows to windows --------------------------------------------------------------------------------------------------------
+
+
+def features(batch: dict, indices: list[int], tokenizer, max_length: int, stride: int, labels: bool = True) -> dict:
+    """The windows of a batch of rows, for `rows.map(features, batched=True, with_indices=True, remove_columns=..., fn_kwargs=...)`.
+
+    A window has at most `max_length` tokens; neighbours share `stride` context tokens, so an answer of up to `stride` tokens
+    stands whole in some window. Nothing is padded. The windows are those of `tokenizer(question, context,
+    truncation="only_second", return_overflowing_tokens=True, ...)`, but each distinct context is read only once: most of
+    the time goes there, and in SQuAD-like data several questions share a context. Columns, as lists of arrays or numbers:
+
+    input_ids, attention_mask, and token_type_ids where the tokenizer makes them
+    row                              the question's index in the dataset
+    context_start, context_end       for each token the characters of the context it stands for, -1 (twice) for any other token
+    start_positions, end_positions   (with `labels`) the first and last token that cover the answer
+
+    The label of a question is the first answer listed that stands whole in a window. White space at its ends is not
+    counted, and one that begins or ends inside a token gets that whole token. Windows that do not hold all of it point to [CLS],
+    as do all windows of a question without an answer.
+
+    Raises ValueError for a slow tokenizer, and, naming the row's id, for a question that leaves no room in the window and for
+    an answer that no window holds.
+    """
+    frame = _Frame.of(tokenizer)
+    questions = _token_ids(tokenizer, batch["question"])["input_ids"]
+    distinct = list(dict.fromkeys(batch["context"]))
+    read = _token_ids(tokenizer, distinct, return_offsets_mapping=True)
+    texts = {
+        context: (np.array(ids, dtype=np.int32), np.array(offsets, dtype=np.int32).reshape(-1, 2))
+        for context, ids, offsets in zip(distinct, read["input_ids"], read["offset_mapping"], strict=True)
+    }
+    columns = frame.columns(labels)
+    for i, (row_id, question, context) in enumerate(zip(batch["id"], questions, batch["context"], strict=True)):
+        ids, offsets = texts[context]
+        edges = _window_edges(row_id, len(question), len(ids), frame.special, max_length, stride)
+        first, last = _answer_tokens(row_id, batch["answers"][i], offsets, edges) if labels else (NULL, NULL)
+        for begin, end in edges:
+            window = frame.window(np.array(question, dtype=np.int32), ids[begin:end], offsets[begin:end])
+            window["row"] = indices[i]
+            if labels:
+                holds = begin <= first <= last < end
+                shift = frame.before_context(len(question)) - begin
+                window["start_positions"] = first + shift if holds else NULL
+                window["end_positions"] = last + shift if holds else NULL
+            for name, values in columns.items():
+                values.append(window[name])
+    return columns
+
+
+def _token_ids(tokenizer, texts: list[str], **wanted) -> dict:
+    """Every text by itself, without special tokens."""
+    return tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False, **wanted)
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """The special tokens that a tokenizer puts before, between and behind question and context, and the model's type ids.
+
+    Read off an encoded pair, so that [CLS] q [SEP] c [SEP] and <s> q </s></s> c </s> both come out right.
+    """
+
+    parts: tuple[np.ndarray, np.ndarray, np.ndarray]  # ids before, between, behind
+    types: np.ndarray | None  # (5,) type id of: before, question, between, context, behind
+    special: int  # how many special tokens
+
+    @classmethod
+    def of(cls, tokenizer) -> _Frame:
+        name = type(tokenizer).__name__
+        if not tokenizer.is_fast:
+            raise ValueError(
+                f"{name} is a slow tokenizer, which knows no character offsets: load the fast one (AutoTokenizer)"
+            )
+        if tokenizer.padding_side != "right":
+            raise ValueError(
+                f"{name} pads on the left, which would move every labelled position: set padding_side='right'"
+            )
+        pair = tokenizer(["a"], ["a"], return_token_type_ids=True)
+        sequence, ids, types = (pair.sequence_ids(0), pair["input_ids"][0], pair["token_type_ids"][0])
+        question, context = sequence.index(0), sequence.index(1)
+        between, behind = question + sequence.count(0), context + sequence.count(1)
+        if question == 0 or behind == len(ids):
+            raise ValueError(
+                f"{name} puts no [CLS] before a question or no [SEP] behind the context: it is not a reader's tokenizer"
+            )
+        ranges = (0, question), (between, context), (behind, len(ids))
+        parts = tuple(np.array(ids[begin:end], dtype=np.int32) for begin, end in ranges)
+        places = 0, question, between, context, behind
+        has_types = "token_type_ids" in tokenizer.model_input_names
+        return cls(parts, np.array([types[i] for i in places]) if has_types else None, sum(map(len, parts)))
+
+    def columns(self, labels: bool) -> dict[str, list]:
+        """The empty columns of `features`."""
+        names = ["input_ids", "token_type_ids", "attention_mask", "row", "context_start", "context_end"]
+        names = [name for name in names if self.types is not None or name != "token_type_ids"]
+        return {name: [] for name in [*names, *(["start_positions", "end_positions"] if labels else [])]}
+
+    def before_context(self, question_tokens: int) -> int:
+        """Where a window's context begins."""
+        return len(self.parts[0]) + question_tokens + len(self.parts[1])
+
+    def window(self, question: np.ndarray, context: np.ndarray, offsets: np.ndarray) -> dict[str, np.ndarray]:
+        """One window's tokens: everything but its row and its labels."""
+        before, between, behind = self.parts
+        pieces = before, question, between, context, behind
+        ids = np.concatenate(pieces)
+        chars = np.full((2, len(ids)), NO_CONTEXT, dtype=np.int32)
+        chars[:, self.before_context(len(question)) : len(ids) - len(behind)] = offsets.T
+        window = {"input_ids": ids, "attention_mask": np.ones(len(ids), dtype=np.int8)}
+        window |= {"context_start": chars[0], "context_end": chars[1]}
+        if self.types is not None:
+            window["token_type_ids"] = np.repeat(self.types, [len(piece) for piece in pieces]).astype(np.int8)
+        return window
+
+
+def _window_edges(
+    row_id, question: int, context: int, special: int, max_length: int, stride: int
+) -> list[tuple[int, int]]:
+    """(first token, token after the last) of the context in each window; all numbers are tokens.
+
+    >>> _window_edges("q1", question=4, context=10, special=3, max_length=13, stride=2)
+    [(0, 6), (4, 10)]
+    """
+    room = max_length - special - question
+    step = room - stride
+    if step < 1:
+        raise ValueError(
+            f"row {row_id}: its question has {question} tokens; with {special} special tokens and stride {stride} "
+            f"a window needs max_length {question + special + stride + 1} or more, not {max_length}"
+        )
+    count = 1 + -(-max(context - room, 0) // step)
+    return [(begin, min(begin + room, context)) for begin in range(0, count * step, step)]
+
+
+def _answer_tokens(row_id, answers: dict, offsets: np.ndarray, edges: list[tuple[int, int]]) -> tuple[int, int]:
+    """First and last token, counted in the context, of the first answer that stands whole in a window; (-1, -1) without answers."""
+    for text, start in zip(answers["text"], answers["answer_start"], strict=True):
+        begin, end = start + len(text) - len(text.lstrip()), start + len(text.rstrip())
+        first = int(
+            np.searchsorted(offsets[:, 1], begin, side="right")
+        )  # the first token that ends behind the beginning
+        last = int(np.searchsorted(offsets[:, 0], end)) - 1  # the last one that begins before the end
+        if any(left <= first <= last < right for left, right in edges):
+            return first, last
+    if answers["text"]:
+        raise ValueError(
+            f"row {row_id}: no window holds the whole answer {answers['text'][0]!r}; check that it stands at its answer_start, "
+            "or raise stride to the answer's length in tokens"
+        )
+    return -1, -1
+
+
+# --- the text and its labels, to look at ------------------------------------------------------------------------------------
+
+
+def label_texts(features_dataset: Dataset, rows: Sequence[dict]) -> list[str]:
+    """What the labels of each row's windows say, as text: "" where all of them point to [CLS].
+
+    For a check before training: it must give every answer back. (It gives more where an answer ends inside a token.)
+    """
+    texts = [""] * len(rows)
+    columns = features_dataset.select_columns(
+        ["row", "start_positions", "end_positions", "context_start", "context_end"]
+    )
+    for window in columns:
+        if window["start_positions"] != NULL and not texts[window["row"]]:
+            begin = window["context_start"][window["start_positions"]]
+            end = window["context_end"][window["end_positions"]]
+            texts[window["row"]] = rows[window["row"]]["context"][begin:end]
+    return texts
+
+
+def highlight(context: str, start: int, end: int, as_html: bool = False) -> str:
+    """The context with characters start..end marked: by 【】, or as escaped HTML for `IPython.display.HTML`.
+
+    >>> highlight("空正在冒险。", 0, 1)
+    '【空】正在冒险。'
+    >>> highlight("a<b", 2, 3, as_html=True)
+    'a&lt;<mark>b</mark>'
+    """
+    before, marked, after = context[:start], context[start:end], context[end:]
+    if not as_html:
+        return f"{before}【{marked}】{after}"
+    before, marked, after = (html.escape(part).replace("\n", "<br>") for part in (before, marked, after))
+    return f"{before}<mark>{marked}</mark>{after}"
+
+
+# --- logits to answers ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Windows:
+    """What decoding has to know of all windows of a dataset, as padded arrays. Build it once, decode as often as you like.
+
+    row                   (windows,)          the question of each window
+    start_char, end_char  (windows, tokens)   characters of the context, -1 where a token is not of the context
+    valid                 (windows, tokens)   where an answer may begin and end
+    """
+
+    row: np.ndarray
+    start_char: np.ndarray
+    end_char: np.ndarray
+    valid: np.ndarray
+
+    @classmethod
+    def of(cls, features_dataset: Dataset) -> Windows:
+        """From a dataset that `features` made; its windows may stand in any order."""
+        row = np.asarray(features_dataset["row"], dtype=np.int64)
+        start, end = (_padded(features_dataset, name) for name in ("context_start", "context_end"))
+        return cls(row, start, end, (start >= 0) & (end > start))
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+
+def _padded(dataset: Dataset, name: str) -> np.ndarray:
+    """A column of lists of numbers as one int32 array, -1 behind each list."""
+    column = dataset.select_columns([name]).with_format("arrow")[:][name].combine_chunks()
+    lengths = column.value_lengths().to_numpy()
+    padded = np.full((len(lengths), lengths.max(initial=0)), NO_CONTEXT, dtype=np.int32)
+    padded[np.arange(padded.shape[1]) < lengths[:, None]] = column.flatten().to_numpy()
+    return padded
+
+
+class Candidate(NamedTuple):
+    """One possible answer: context[start:end], its log-probability in nats, and its probability."""
+
+    text: str
+    start: int
+    end: int
+    score: float
+    probability: float
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """All that decoding says about one question.
+
+    candidates             the best spans with different texts, best first; empty where no position is valid
+    null_score             null logit minus the best span's logit, in nats ("score diff" in SQuAD 2.0): above 0 the model rather
+                           says that there is no answer; +inf where there is no span
+    no_answer_probability  of the null answer against all pairs of valid positions together
+    """
+
+    candidates: list[Candidate]
+    null_score: float
+    no_answer_probability: float
+
+    @property
+    def confidence(self) -> float:
+        """How sure the model is of the best span: P(there is an answer) x P(it is this one); 0 where there is no span."""
+        return (1 - self.no_answer_probability) * self.candidates[0].probability if self.candidates else 0.0
+
+
+def n_best(
+    windows: Windows, start_logits, end_logits, contexts: Iterable[str], size: int = 10, max_tokens: int = MAX_TOKENS
+) -> list[Decoded]:
+    """The `size` best answers of every question, by log p(start) + log p(end): exactly those that trying every pair would find.
+
+    `start_logits`, `end_logits`: (windows, tokens or more), torch or numpy, any float type. `contexts`: one for each question.
+
+    p(start) is the softmax over all characters at which a token of the context begins, over all windows of the question; a
+    character that two windows see counts once, with its higher logit. p(end) likewise. A span has at most `max_tokens` tokens and
+    lies in one window; its score takes that window's logits. Equal texts are one candidate, the best of them. Of equal scores
+    the one that begins earlier comes first, then the shorter. A span of probability 0 (a logit of -inf) is no candidate.
+
+    The null logit of a question is start + end logit at [CLS], the lowest of its windows: each must say that it sees no answer.
+
+    Raises ValueError for logits of a wrong shape, logits that are NaN or +inf (naming the window), a question without a window.
+    """
+    contexts = list(contexts)
+    if size < 1 or max_tokens < 1:
+        raise ValueError(f"size and max_tokens must be at least 1, got {size} and {max_tokens}")
+    start_logits, end_logits = (_checked(windows, part) for part in (start_logits, end_logits))
+    counts = np.bincount(windows.row, minlength=len(contexts))
+    if len(counts) > len(contexts):
+        raise ValueError(
+            f"window of row {windows.row.max()}, but there are {len(contexts)} contexts: pass those of all rows"
+        )
+    if len(counts) and counts.min() == 0:
+        raise ValueError(f"row {counts.argmin()} has no window: decode the windows of all rows together")
+    order, first_window = np.argsort(windows.row, kind="stable"), np.cumsum([0, *counts])
+    decoded, question = [], 0
+    while question < len(contexts):
+        until = np.searchsorted(first_window, first_window[question] + BATCH_WINDOWS, side="right") - 1
+        until = max(until, question + 1)  # a question's windows stay together, however many
+        chosen = order[first_window[question] : first_window[until]]
+        block = _Block.of(windows, start_logits, end_logits, chosen, first_question=question)
+        decoded += _decode(block, contexts[question:until], size, max_tokens)
+        question = until
+    return decoded
+
+
+def _checked(windows: Windows, logits) -> np.ndarray:
+    """Logits as a numpy array of the windows' shape; a NaN or +inf that decoding would read is an error."""
+    if isinstance(logits, torch.Tensor):
+        logits = logits.detach().float().cpu().numpy()  # numpy has no bfloat16
+    logits = np.asarray(logits)
+    count, tokens = windows.valid.shape
+    if logits.ndim != 2 or len(logits) != count or logits.shape[1] < tokens:
+        raise ValueError(f"logits of shape {logits.shape} do not fit {count} windows of up to {tokens} tokens")
+    logits = logits[:, :tokens]
+    wrong = np.isnan(logits) | (logits == np.inf)
+    if wrong.any() and (wrong := (wrong[:, NULL] | (wrong & windows.valid).any(1))).any():
+        window = int(wrong.argmax())
+        raise ValueError(
+            f"window {window} (row {windows.row[window]}): its logits hold NaN or inf; did the training diverge?"
+        )
+    return logits
+
+
+@dataclass(frozen=True)
+class _Block:
+    """The windows of some questions, a question's side by side: logits are float64, -inf where a position is not valid."""
+
+    question: np.ndarray  # (windows,) from 0, ascending
+    start: np.ndarray  # (windows, tokens)
+    end: np.ndarray
+    start_char: np.ndarray
+    end_char: np.ndarray
+    null: np.ndarray  # (windows,)
+
+    @classmethod
+    def of(cls, windows, start_logits, end_logits, chosen, first_question) -> _Block:
+        valid = windows.valid[chosen]
+        start, end = start_logits[chosen].astype(np.float64), end_logits[chosen].astype(np.float64)
+        null = start[:, NULL] + end[:, NULL]
+        start[~valid], end[~valid] = -np.inf, -np.inf
+        chars = windows.start_char[chosen], windows.end_char[chosen]
+        return cls(windows.row[chosen] - first_question, start, end, *chars, null)
+
+    def of_questions(self, kept: np.ndarray) -> _Block:
+        """The windows of the questions in `kept`, (questions,) of bool."""
+        rows = kept[self.question]
+        return _Block(*(array[rows] for array in vars(self).values()))
+
+
+def _decode(block: _Block, contexts: list[str], size: int, max_tokens: int) -> list[Decoded]:
+    """One `Decoded` for each question of the block."""
+    log_z = _log_normalizer(block.question, block.start_char, block.start, len(contexts))
+    log_z += _log_normalizer(block.question, block.end_char, block.end, len(contexts))
+    null = np.full(len(contexts), np.inf)
+    np.minimum.at(null, block.question, block.null)
+    candidates, best = [None] * len(contexts), np.full(len(contexts), -np.inf)
+    pending, count = np.ones(len(contexts), dtype=bool), size
+    while pending.any():
+        for question, found, joint in _merged_spans(
+            block.of_questions(pending), contexts, log_z, size, count, max_tokens
+        ):
+            candidates[question], best[question], pending[question] = found, joint, False
+        count *= 4  # for questions whose best spans repeat few texts: look further down
+    nothing = best == -np.inf
+    with np.errstate(invalid="ignore"):  # -inf - -inf where nothing is possible at all; that is decided apart
+        no_answer = np.where(nothing, 1.0, np.exp(-np.logaddexp(0.0, log_z - null)))
+        null_score = np.where(nothing, np.inf, null - best)
+    return [Decoded(*of_one) for of_one in zip(candidates, null_score.tolist(), no_answer.tolist(), strict=True)]
+
+
+def _log_normalizer(question: np.ndarray, chars: np.ndarray, logits: np.ndarray, questions: int) -> np.ndarray:
+    """log of the sum of exp(logit) over a question's distinct characters, (questions,); -inf where there are none."""
+    width = int(chars.max(initial=0)) + 1
+    highest = np.full(questions * width, -np.inf)
+    valid = logits > -np.inf
+    np.maximum.at(highest, (question[:, None] * width + chars)[valid], logits[valid])
+    highest = highest.reshape(questions, width)
+    top = highest.max(1)
+    top[top == -np.inf] = 0.0
+    with np.errstate(divide="ignore"):
+        return np.log(np.exp(highest - top[:, None]).sum(1)) + top
+
+
+def best_spans(
+    start: np.ndarray, end: np.ndarray, size: int, max_tokens: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Each window's `size` best spans by start + end logit: (first token, last token, logit), each (windows, size or fewer).
+
+    `start`, `end`: (windows, tokens), -inf where no span may begin or end. Where a window has fewer spans, -inf fills its line. Of equal
+    logits the earlier start counts, then the earlier end. The spans of a window come in order of their positions.
+
+    Exact without trying every pair: with `reach[s]` the highest end logit within `max_tokens` of s, start + reach is the best
+    that a start can do. If a span is among the n best, fewer than n starts can do better than its own; so the n best
+    starts suffice, each with its `max_tokens` ends. And the n-th best start is a bar that n spans clear: lower ones are out.
+    """
+    windows, tokens = start.shape
+    length = min(max_tokens, tokens)
+    padded = np.full((windows, tokens + length - 1), -np.inf)
+    padded[:, :tokens] = end
+    best = start + _running_max(padded, length)
+    first = _largest(best, min(size, tokens))
+    bar = np.take_along_axis(best, first, 1).min(1) if size <= tokens else np.full(windows, -np.inf)
+    joint = np.lib.stride_tricks.sliding_window_view(padded, length, axis=1)[np.arange(windows)[:, None], first]
+    joint = (joint + np.take_along_axis(start, first, 1)[:, :, None]).reshape(windows, -1)
+
+    window, place = np.nonzero(joint >= np.maximum(bar, np.finfo(np.float64).min)[:, None])  # which leaves -inf out
+    counts = np.bincount(window, minlength=windows)
+    slot = np.arange(len(window)) - np.repeat(np.cumsum(counts) - counts, counts)
+    shape = windows, max(counts.max(initial=0), 1)
+    clearing, places = np.full(shape, -np.inf), np.zeros(shape, dtype=np.int64)
+    clearing[window, slot], places[window, slot] = joint[window, place], place
+    chosen = _largest(clearing, min(size, shape[1]))
+    place = np.take_along_axis(places, chosen, 1)
+    first = np.take_along_axis(first, place // length, 1)
+    return first, first + place % length, np.take_along_axis(clearing, chosen, 1)
+
+
+def _running_max(values: np.ndarray, length: int) -> np.ndarray:
+    """Highest of each `length` neighbours, by doubling: (windows, n) -> (windows, n - length + 1)."""
+    reach, covered = values, 1
+    while covered * 2 <= length:
+        reach, covered = np.maximum(reach[:, :-covered], reach[:, covered:]), covered * 2
+    rest = length - covered
+    return np.maximum(reach[:, : reach.shape[1] - rest], reach[:, rest:])
+
+
+def _largest(values: np.ndarray, count: int) -> np.ndarray:
+    """Positions of the `count` largest of each line, ascending; of equal values the earlier ones. (lines, n) -> (lines, count)"""
+    lines, n = values.shape
+    if count == n:
+        return np.broadcast_to(np.arange(n), (lines, n))
+    least = np.partition(values, n - count, axis=1)[:, n - count, None]
+    kept = values >= least
+    spare = np.count_nonzero(kept, axis=1) - count
+    if len(crowded := np.flatnonzero(spare)):  # several equal the least: the last ones go
+        tied = values[crowded] == least[crowded]
+        from_right = tied[:, ::-1].cumsum(1)[:, ::-1]
+        kept[crowded] &= ~(tied & (from_right <= spare[crowded, None]))
+    return np.nonzero(kept)[1].reshape(lines, count)
+
+
+def _merged_spans(block: _Block, contexts, log_z, size: int, count: int, max_tokens: int):
+    """(question, its candidates, the best one's logit) for each question that the `count` best spans of its windows settle.
+
+    A window that has more spans than `count` hides those behind its last. So a question's order is known down to the first such
+    last one, and it is settled when `size` different texts stand above, or when no window hides anything.
+    """
+    first, last, joint = best_spans(block.start, block.end, count, max_tokens)
+    begin, end = np.take_along_axis(block.start_char, first, 1), np.take_along_axis(block.end_char, last, 1)
+    question = np.repeat(block.question, first.shape[1])
+    order = np.lexsort((end.ravel(), begin.ravel(), -joint.ravel(), question))
+    order = order[joint.ravel()[order] > -np.inf]
+    hiding = np.zeros(joint.shape, dtype=bool)
+    if joint.shape[1] == count:  # fewer: no window has so many spans
+        hiding[np.arange(len(joint)), _last_in_order(begin, end, joint)] = joint.min(1) > -np.inf
+
+    question, hiding = question[order], hiding.ravel()[order]
+    present = np.unique(block.question)
+    edges = np.searchsorted(question, [*present, len(contexts)]).tolist()
+    joint = joint.ravel()[order]
+    scores = joint - log_z[question]
+    columns = begin.ravel()[order], end.ravel()[order], scores, np.exp(scores), hiding
+    spans = list(zip(*(column.tolist() for column in columns), strict=True))
+    for asked, left, right in zip(present.tolist(), edges, edges[1:], strict=False):
+        found, settled = _distinct(spans[left:right], contexts[asked], size)
+        if settled:
+            yield asked, found, joint[left] if found else -np.inf
+
+
+def _last_in_order(begin: np.ndarray, end: np.ndarray, joint: np.ndarray) -> np.ndarray:
+    """The place, in each line, of the span that comes last: lowest logit, then latest start, then latest end."""
+    lowest = joint == joint.min(1, keepdims=True)
+    latest = np.where(lowest, begin.astype(np.int64) * (int(end.max(initial=0)) + 1) + end, -1)
+    return latest.argmax(1)
+
+
+def _distinct(spans: list[tuple], context: str, size: int) -> tuple[list[Candidate], bool]:
+    """The first `size` spans with different texts, and whether they are known to be the right ones."""
+    found = {}
+    for begin, end, score, probability, hides_more in spans:
+        text = context[begin:end]
+        if text not in found:
+            found[text] = Candidate(text, begin, end, score, probability)
+            if len(found) == size:
+                break
+        if hides_more:
+            return [], False
+    return list(found.values()), True
+
+
+# --- no answer --------------------------------------------------------------------------------------------------------------
+
+
+def predict(decoded: Iterable[Decoded], threshold: float = 0.0) -> list[str]:
+    """Each question's answer: its best candidate, or "" where null_score is above the threshold."""
+    return [one.candidates[0].text if one.candidates and one.null_score <= threshold else "" for one in decoded]
+
+
+def as_predictions(decoded: Sequence[Decoded], rows: Sequence[dict], threshold: float = 0.0) -> list[dict]:
+    """The same in the form that SQuAD 2.0's metric takes: [{"id", "prediction_text", "no_answer_probability"}]."""
+    answers = predict(decoded, threshold)
+    return [
+        {"id": row["id"], "prediction_text": text, "no_answer_probability": one.no_answer_probability}
+        for row, text, one in zip(rows, answers, decoded, strict=True)
+    ]
+
+
+def tune_threshold(null_scores, score_if_answered, unanswerable) -> float:
+    """The threshold for `predict` with the highest mean score. Tune it on other questions than you report.
+
+    For each question: `null_scores`; `score_if_answered`, what the best candidate earns (exact match, F1, in 0..1), not read where
+    `unanswerable`, which earns 1 for silence and 0 for any answer. An answerable question earns 0 for silence.
+
+    As in the official best_exact, questions are answered in the order of their null scores, but questions with equal scores together,
+    and the threshold lies in the middle between two neighbouring null scores (or 1 beyond the outermost). Of several
+    that earn the same, the one in the widest gap is taken, then the lowest.
+
+    >>> tune_threshold([-3.0, 1.0, 2.0], [1.0, 1.0, 0.0], [False, False, True])
+    1.5
+    """
+    null_scores, earned = np.asarray(null_scores, dtype=np.float64), np.asarray(score_if_answered, dtype=np.float64)
+    unanswerable = np.asarray(unanswerable, dtype=bool)
+    if not len(null_scores) or not len(null_scores) == len(earned) == len(unanswerable):
+        lengths = [len(part) for part in (null_scores, earned, unanswerable)]
+        raise ValueError(f"as many null scores as scores and flags are needed, and at least one; got {lengths}")
+    if np.isnan(null_scores).any() or np.isnan(earned[~unanswerable]).any():
+        raise ValueError("a null score or a score is NaN: leave out what could not be scored")
+    answered = np.isfinite(null_scores)  # a question without a span is silent at any threshold
+    gain = np.where(unanswerable, -1.0, earned)[answered]
+    distinct, group = np.unique(null_scores[answered], return_inverse=True)
+    if not len(distinct):
+        return 0.0
+    totals = np.concatenate([[0.0], np.cumsum(np.bincount(group, weights=gain))])
+    thresholds = np.concatenate([[distinct[0] - 1], (distinct[:-1] + distinct[1:]) / 2, [distinct[-1] + 1]])
+    gaps = np.concatenate([[0.0], np.diff(distinct), [0.0]])
+    best = np.isclose(totals, totals.max(), rtol=0, atol=1e-9)  # sums of F1s differ in their last digits
+    return float(thresholds[np.where(best, gaps, -1).argmax()])
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------------
+
+
+def answer_table(
+    decoded: Sequence[Decoded], rows: Sequence[dict], same: Callable[[str, str], bool] = operator.eq
+) -> pd.DataFrame:
+    """One line a question: where the right answer stands among its n best, and what stands first.
+
+    rank               of the first candidate that is an accepted answer (`same(candidate, answer)`), from 1; 0 where none is,
+                       <NA> where the question has no answer
+    score, probability of that candidate; NaN without one
+    top, top_score, top_probability    the best candidate
+    null_score, no_answer_probability, confidence    as in `Decoded`
+    """
+    return pd.DataFrame([_table_line(*pair, same) for pair in zip(decoded, rows, strict=True)]).astype(
+        {"rank": "Int64"}
+    )
+
+
+def _table_line(one: Decoded, row: dict, same) -> dict:
+    golds = list(dict.fromkeys(row["answers"]["text"]))
+    matches = [any(same(candidate.text, gold) for gold in golds) for candidate in one.candidates]
+    rank = matches.index(True) + 1 if any(matches) else 0
+    nothing = Candidate("", 0, 0, np.nan, np.nan)
+    right, top = one.candidates[rank - 1] if rank else nothing, one.candidates[0] if one.candidates else nothing
+    return {
+        "id": row["id"],
+        "question": row["question"],
+        "kind": question_kind(row["question"]),
+        "gold": " / ".join(golds),
+        "rank": rank if golds else pd.NA,
+        "score": right.score,
+        "probability": right.probability,
+        "top": top.text,
+        "top_score": top.score,
+        "top_probability": top.probability,
+        "null_score": one.null_score,
+        "no_answer_probability": one.no_answer_probability,
+        "confidence": one.confidence,
+    }
+
+
+def topk_recall(table: pd.DataFrame, k: int) -> float:
+    """Share of the answerable questions with a right answer among the first `k` candidates; NaN where none is answerable."""
+    ranks = table["rank"].dropna()
+    return float(ranks.between(1, k).mean()) if len(ranks) else float("nan")
+
+
+# --- a model ----------------------------------------------------------------------------------------------------------------
+
+
+@torch.inference_mode()
+def logits(model, features_dataset: Dataset, tokenizer, batch_size: int = 32) -> tuple[np.ndarray, np.ndarray]:
+    """Start and end logits of every window, (windows, tokens) float32 each, -inf behind a window's last token.
+
+    Windows are sorted by length, so that a batch holds little padding; the order of the dataset is kept in the result. Under
+    `accelerate launch` the processes share the batches, and each of them gets all logits.
+    """
+    model.eval()
+    columns = [name for name in tokenizer.model_input_names if name in features_dataset.column_names]
+    inputs = features_dataset.select_columns(columns)
+    lengths = (_padded(features_dataset, "input_ids") >= 0).sum(1)
+    order = np.argsort(-lengths, kind="stable")
+    results = np.full((2, len(lengths), lengths.max(initial=0)), -np.inf, dtype=np.float32)
+    (process, processes), found = sharing(), []
+    mine = range(process * batch_size, len(order), processes * batch_size)
+    for first in tqdm(mine, desc="reading", unit="batch", leave=False, delay=2):
+        chosen = order[first : first + batch_size]
+        batch = tokenizer.pad(inputs[chosen.tolist()], padding_side="right", return_tensors="pt").to(model.device)
+        output = model(**batch)
+        found.append((chosen, output.start_logits.float().cpu().numpy(), output.end_logits.float().cpu().numpy()))
+    for chosen, *parts in gathered(found):
+        width = lengths[chosen[0]]
+        real = np.arange(width) < lengths[chosen, None]
+        for result, part in zip(results, parts, strict=True):
+            result[chosen, :width] = np.where(real, part, -np.inf)
+    return results[0], results[1]
+
+
+class Evaluation:
+    """Trainer's `compute_metrics`: decodes the logits of all windows and hands the predictions to `score`.
+
+    `score(predictions, rows)` gets `as_predictions` and the rows, and returns a dict of numbers. What was decoded last stays in
+    `.decoded`, for a callback to draw.
+
+    Trainer gives windows in the dataset's order, padded with -100 to one length, except with
+    `train_sampling_strategy="group_by_length"`, which also sorts the evaluation: that is a ValueError here.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[dict],
+        features_dataset: Dataset,
+        score: Callable[[list[dict], Sequence[dict]], dict[str, float]],
+        size: int = 10,
+        max_tokens: int = MAX_TOKENS,
+        threshold: float = 0.0,
+    ):
+        self.rows, self.score, self.threshold = rows, score, threshold
+        self.size, self.max_tokens = size, max_tokens
+        self.windows, self.contexts = Windows.of(features_dataset), [row["context"] for row in rows]
+        self.labels = np.array([features_dataset["start_positions"], features_dataset["end_positions"]])
+        self.decoded: list[Decoded] = []
+
+    def __call__(self, evaluated) -> dict[str, float]:
+        """`evaluated`: an EvalPrediction with (start logits, end logits) and the label positions."""
+        if evaluated.label_ids is not None and not np.array_equal(np.array(evaluated.label_ids), self.labels):
+            raise ValueError(
+                "the evaluated windows are not those of the dataset in its order; evaluate that dataset, and don't set "
+                'train_sampling_strategy="group_by_length", which sorts the evaluation too'
+            )
+        start, end = evaluated.predictions[:2]
+        self.decoded = n_best(self.windows, start, end, self.contexts, self.size, self.max_tokens)
+        return self.score(as_predictions(self.decoded, self.rows, self.threshold), self.rows)
+
+
+def ask(
+    model,
+    tokenizer,
+    question: str | list[str],
+    context: str | list[str],
+    top_k: int = 1,
+    threshold: float = 0.0,
+    max_length: int = 384,
+    stride: int = 128,
+    max_tokens: int = MAX_TOKENS,
+    batch_size: int = 32,
+) -> dict | list:
+    """Ask a trained model, with the fields of the question-answering pipeline that transformers had until version 4.
+
+    {"score", "start", "end", "answer"}: context[start:end] is the answer; score is P(there is an answer) x P(this one). Where the null
+    answer wins (null_score above `threshold`), answer is "", start and end are 0, and score is P(there is none).
+
+    A list of questions, on one context or on a list of as many, gives a list. With `top_k` above 1 each question gives a list of up to
+    `top_k` of them; the null answer stands first where it wins and is left out elsewhere.
+    """
+    questions, single = ([question], True) if isinstance(question, str) else (list(question), False)
+    contexts = [context] * len(questions) if isinstance(context, str) else list(context)
+    if len(questions) != len(contexts):
+        raise ValueError(
+            f"{len(questions)} questions on {len(contexts)} contexts: give one context, or one for each question"
+        )
+    limit = min(tokenizer.model_max_length, model.config.max_position_embeddings)
+    if max_length > limit:
+        raise ValueError(f"max_length {max_length}: this model reads at most {limit} tokens at once")
+    if not questions:
+        return []
+    indices = list(range(len(questions)))
+    batch = {"id": [f"question {i}" for i in indices], "question": questions, "context": contexts}
+    windows = Dataset.from_dict(features(batch, indices, tokenizer, max_length, stride, labels=False))
+    read = logits(model, windows, tokenizer, batch_size)
+    decoded = n_best(Windows.of(windows), *read, contexts, size=top_k, max_tokens=max_tokens)
+    answers = [_pipeline_answers(one, threshold)[:top_k] for one in decoded]
+    answers = [of_one[0] for of_one in answers] if top_k == 1 else answers
+    return answers[0] if single else answers
+
+
+def _pipeline_answers(one: Decoded, threshold: float) -> list[dict]:
+    """The candidates as the pipeline gave them, behind the null answer where that wins."""
+    is_answered = 1 - one.no_answer_probability
+    answers = [
+        {"score": is_answered * found.probability, "start": found.start, "end": found.end, "answer": found.text}
+        for found in one.candidates
+    ]
+    if one.null_score > threshold:
+        answers.insert(0, {"score": one.no_answer_probability, "start": 0, "end": 0, "answer": ""})
+    return answers

@@ -1,0 +1,1 @@
+"""06: what a model's likelihoods say of SFT rows."""

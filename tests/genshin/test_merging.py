@@ -1,0 +1,412 @@
+"""A merge equals base + adapter, holds all that a server needs, and never takes the place of something else."""
+
+import copy
+import json
+import os
+from importlib.resources import files
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from tokenizers import AddedToken
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, Qwen2Config, Qwen2ForCausalLM, set_seed
+
+from scripts import chat
+from scripts.artifacts import fingerprint, read_json, write_json
+from scripts.genshin import merging
+from scripts.genshin.merging import (
+    compare_logits,
+    load_with_adapter,
+    merge,
+    merge_receipt,
+    prompt_logits,
+    set_aside_stale,
+)
+from scripts.models import base_fingerprint
+
+CPU = torch.device("cpu")
+QUESTIONS = ["钟离来自哪里？", "请问，温迪使用的是什么元素？", "魈的性格"]
+
+
+def save_base(folder, tokenizer, seed, **changes):
+    """A random Qwen2 with a generation config that samples, as DeepSeek's does; its norms differ from 1, as trained ones do."""
+    set_seed(seed)
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+        tie_word_embeddings=False,
+        **changes,
+    )
+    model = Qwen2ForCausalLM(config)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "norm" in name:
+                weight += 0.1 * torch.randn_like(weight)
+    model.generation_config = GenerationConfig(do_sample=True, temperature=0.6, top_p=0.95)
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+def save_adapter(folder, base, seed=0, targets=("q_proj", "v_proj", "down_proj")):
+    """A LoRA adapter that changes something, with the record that notebook 02 writes beside it."""
+    model = AutoModelForCausalLM.from_pretrained(base)
+    trained_on = base_fingerprint(model)
+    set_seed(seed)
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=list(targets), init_lora_weights=False, task_type="CAUSAL_LM")
+    get_peft_model(model, config).save_pretrained(folder)
+    write_json(folder / "run.json", {"base_fingerprint": trained_on})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory, tokenizer):
+    """Folders: base, another base, the adapter on the first, another adapter on it, and the merge of the first two."""
+    root = tmp_path_factory.mktemp("merging")
+    base, other_base = (save_base(root / name, tokenizer, seed) for seed, name in enumerate(("base", "other-base")))
+    adapter, other_adapter = (save_adapter(root / name, base, seed) for seed, name in enumerate(("adapter", "second")))
+    merged = merge(base, adapter, root / "merged", tokenizer, torch.float32, CPU)
+    return {
+        "base": base,
+        "other_base": other_base,
+        "adapter": adapter,
+        "other_adapter": other_adapter,
+        "merged": merged,
+    }
+
+
+def contents(folder):
+    return {
+        str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+# ----- the same model
+
+
+@pytest.fixture(scope="module")
+def prompts(tokenizer):
+    return [chat.prompt_ids(tokenizer, question) for question in QUESTIONS]
+
+
+def test_the_merge_answers_as_base_and_adapter_do(places, prompts):
+    two = load_with_adapter(places["base"], places["adapter"], torch.float32, CPU)
+    one = AutoModelForCausalLM.from_pretrained(places["merged"])
+    plain = AutoModelForCausalLM.from_pretrained(places["base"])
+    with torch.inference_mode():
+        for ids in prompts:  # each alone, without the function under test
+            expected, merged, base = (m(torch.tensor([ids])).logits for m in (two.eval(), one.eval(), plain.eval()))
+            torch.testing.assert_close(merged, expected, rtol=0, atol=1e-5)
+            assert (base - expected).abs().max() > 0.01, "an adapter that changes nothing would prove nothing"
+
+
+def test_the_merged_weights_are_base_plus_scaled_product(places):
+    """W + alpha / r * B A, computed from the files."""
+    base = load_file(f"{places['base']}/model.safetensors")
+    merged = load_file(places["merged"] / "model.safetensors")
+    lora = load_file(places["adapter"] / "adapter_model.safetensors")
+    assert set(merged) == set(base) and not any("lora" in name for name in merged)
+    changed = {name for name in base if not torch.equal(base[name], merged[name])}
+    modules = ("self_attn.q_proj", "self_attn.v_proj", "mlp.down_proj")
+    assert changed == {f"model.layers.{layer}.{module}.weight" for layer in (0, 1) for module in modules}
+    for name in changed:
+        a, b = (lora[f"base_model.model.{name.removesuffix('weight')}lora_{side}.weight"] for side in "AB")
+        torch.testing.assert_close(merged[name], base[name] + 8 / 4 * b @ a)
+
+
+@pytest.mark.parametrize("where", ["read from disk", "in memory"])
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-4), (torch.bfloat16, 0.1)])
+def test_the_receipt_says_so(places, prompts, dtype, bound, where):
+    folder = places["merged"] if where == "read from disk" else None
+    receipt = merge_receipt(places["base"], places["adapter"], folder, prompts, dtype, CPU)
+    assert list(receipt) == ["merged", "dtype", "positions", "max difference", "mean difference", "argmax agreement"]
+    assert receipt["merged"] == where
+    assert receipt["dtype"] == str(dtype).split(".")[1] and receipt["positions"] == sum(map(len, prompts))
+    assert 0 <= receipt["mean difference"] <= receipt["max difference"] < bound
+    assert receipt["argmax agreement"] == 1.0 or dtype == torch.bfloat16
+    json.dumps(receipt)
+
+
+def test_the_receipt_shows_a_merge_of_something_else(places, prompts, tmp_path, tokenizer):
+    wrong = merge(places["base"], places["other_adapter"], tmp_path / "wrong", tokenizer, torch.float32, CPU)
+    receipt = merge_receipt(places["base"], places["adapter"], wrong, prompts, torch.float32, CPU)
+    assert receipt["max difference"] > 0.01
+
+
+def test_the_sum_in_memory_is_exact_where_the_stored_16_bits_are_not(places, prompts, tmp_path, tokenizer):
+    half = merge(places["base"], places["adapter"], tmp_path / "half", tokenizer, torch.bfloat16, CPU)
+    stored, summed = (
+        merge_receipt(places["base"], places["adapter"], where, prompts, torch.float32, CPU) for where in (half, None)
+    )
+    assert summed["max difference"] < 1e-4 < stored["max difference"]
+
+
+def test_the_dtype_asked_for_is_the_one_saved(places, tmp_path, tokenizer):
+    folder = merge(places["base"], places["adapter"], tmp_path / "half", tokenizer, torch.bfloat16, CPU)
+    assert {weight.dtype for weight in load_file(folder / "model.safetensors").values()} == {torch.bfloat16}
+    assert read_json(folder / "config.json")["dtype"] == "bfloat16"
+
+
+# ----- what is in the folder
+
+
+def test_the_folder_holds_safetensors_tokenizer_template_and_settings_and_no_pickle(places):
+    names = set(os.listdir(places["merged"]))
+    assert names == {
+        "model.safetensors",
+        "config.json",
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+        "merge.json",
+    }
+    assert read_json(places["merged"] / "merge.json") == {
+        "base": "base",
+        "adapter": fingerprint(places["adapter"]),
+        "dtype": "torch.float32",
+    }
+    assert not [name for name in os.listdir(places["merged"].parent) if name.startswith(".")]
+
+
+def test_a_server_that_reads_the_folder_builds_the_prompt_that_was_trained(places, tokenizer):
+    saved = AutoTokenizer.from_pretrained(places["merged"])
+    for question in QUESTIONS:
+        message = [{"role": "user", "content": question}]
+        served = saved.apply_chat_template(message, add_generation_prompt=True, return_dict=False)
+        assert served == chat.prompt_ids(tokenizer, question)
+        assert saved.decode(served).endswith("<｜Assistant｜><think>\n\n</think>\n\n")
+
+
+def test_the_tokenizer_given_keeps_its_own_template(places, tmp_path, tokenizer):
+    template = copy.copy(tokenizer.chat_template)
+    merge(places["base"], places["adapter"], tmp_path / "again", tokenizer, torch.float32, CPU)
+    assert tokenizer.chat_template == template != chat.serving_template(tokenizer)
+
+
+def test_the_generation_config_knows_where_an_answer_ends_and_keeps_the_rest(places, tokenizer):
+    saved = GenerationConfig.from_pretrained(places["merged"])
+    assert saved.eos_token_id == tokenizer.eos_token_id and saved.pad_token_id == tokenizer.pad_token_id
+    assert (saved.do_sample, saved.temperature, saved.top_p) == (True, 0.6, 0.95)
+
+
+def test_a_merge_of_a_chatml_model_ends_where_its_turns_do(places, tokenizer, tmp_path):
+    """Qwen2.5's ways: no BOS, a system text by default, <|im_end|> behind a turn and <|endoftext|> behind a text."""
+    chatml = copy.deepcopy(tokenizer)
+    chatml.add_tokens([AddedToken(token, special=True) for token in ("<|im_start|>", "<|im_end|>", "<|endoftext|>")])
+    chatml.bos_token, chatml.eos_token, chatml.pad_token = None, "<|im_end|>", "<|endoftext|>"
+    chatml.chat_template = (files("trl") / "chat_templates/qwen2_5.jinja").read_text(encoding="utf-8")
+    base = save_base(tmp_path / "base", chatml, seed=0, eos_token_id=chatml.pad_token_id)
+    settings = GenerationConfig(eos_token_id=[chatml.eos_token_id, chatml.pad_token_id])
+    settings.save_pretrained(base)
+    merged = merge(base, save_adapter(tmp_path / "adapter", base), tmp_path / "merged", chatml, torch.float32, CPU)
+
+    assert GenerationConfig.from_pretrained(merged).eos_token_id == [chatml.eos_token_id, chatml.pad_token_id]
+    saved = AutoTokenizer.from_pretrained(merged)
+    prompt = (
+        "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
+        "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+    )
+    question = [{"role": "user", "content": QUESTIONS[0]}]
+    assert saved.decode(
+        saved.apply_chat_template(question, add_generation_prompt=True, return_dict=False)
+    ) == prompt.format(QUESTIONS[0])
+    assert merging.modelfile(merged) == (
+        f'FROM ./merged\nTEMPLATE """{prompt.format("{{ .Prompt }}")}"""\n'
+        'PARAMETER stop "<|im_end|>"\nPARAMETER stop "<|endoftext|>"\n'
+        "PARAMETER temperature 0\nPARAMETER repeat_penalty 1\n"
+    )
+
+
+# ----- what is refused
+
+
+def test_the_same_merge_is_left_untouched(places, tokenizer, monkeypatch):
+    before = contents(places["merged"])
+    monkeypatch.setattr(merging, "load_with_adapter", None)  # nothing is even loaded
+    again = merge(places["base"], places["adapter"], str(places["merged"]), tokenizer, torch.float32, CPU)
+    assert again == places["merged"] and contents(places["merged"]) == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"adapter": "other_adapter"}, {"base": "other_base"}, {"dtype": torch.bfloat16}],
+    ids=lambda c: next(iter(c)),
+)
+def test_another_merge_is_not_written_over(places, tokenizer, change):
+    before = contents(places["merged"])
+    base, adapter = places[change.get("base", "base")], places[change.get("adapter", "adapter")]
+    with pytest.raises(FileExistsError) as error:
+        merge(base, adapter, places["merged"], tokenizer, change.get("dtype", torch.float32), CPU)
+    message = str(error.value)
+    assert message.startswith(".../merged already holds another merge (") and "nothing was written" in message
+    assert fingerprint(places["adapter"]) in message and fingerprint(adapter) in message
+    assert contents(places["merged"]) == before
+
+
+@pytest.mark.parametrize("standing", [{"notes.txt": "mine"}, {}], ids=["a file", "empty"])
+def test_a_folder_that_is_no_merge_is_not_written_over(places, tokenizer, tmp_path, standing):
+    for name, text in standing.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(FileExistsError, match="already holds files that are no merge; nothing was written"):
+        merge(places["base"], places["adapter"], tmp_path, tokenizer, torch.float32, CPU)
+    assert set(os.listdir(tmp_path)) == set(standing)
+
+
+def test_an_adapter_of_another_base_is_refused_with_both_names(places, tokenizer, tmp_path):
+    with pytest.raises(ValueError) as error:
+        merge(places["other_base"], places["adapter"], tmp_path / "merged", tokenizer, torch.float32, CPU)
+    prints = [base_fingerprint(AutoModelForCausalLM.from_pretrained(places[name])) for name in ("base", "other_base")]
+    assert str(error.value) == (
+        f".../adapter was trained on another base (base, fingerprint {prints[0]}) than the one given "
+        f"(other-base, fingerprint {prints[1]}); set COOKBOOK_CAUSAL_LM to that base"
+    )
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_merged_weight_that_is_not_finite_is_refused_and_nothing_is_written(places, tokenizer, tmp_path):
+    broken = tmp_path / "broken"
+    save_adapter(broken, places["base"])
+    weights = load_file(broken / "adapter_model.safetensors")
+    next(weight for name, weight in sorted(weights.items()) if "lora_B" in name)[0, 0] = float("nan")
+    save_file(weights, broken / "adapter_model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="NaNs detected"):
+        merge(places["base"], broken, tmp_path / "merged", tokenizer, torch.float32, CPU)
+    assert os.listdir(tmp_path) == ["broken"]
+
+
+def test_a_merge_that_fails_while_it_is_written_leaves_nothing(places, tmp_path, tokenizer, monkeypatch):
+    def full(*arguments, **settings):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(type(tokenizer), "save_pretrained", full)
+    with pytest.raises(OSError, match="no space left"):
+        merge(places["base"], places["adapter"], tmp_path / "merged", tokenizer, torch.float32, CPU)
+    assert os.listdir(tmp_path) == []
+
+
+# ----- setting aside
+
+
+def fake_merge(folder, adapter, text):
+    folder.mkdir()
+    write_json(folder / "merge.json", {"base": "base", "adapter": adapter, "dtype": "torch.float32"})
+    (folder / "model.safetensors").write_text(text)
+
+
+def test_a_merge_of_another_adapter_is_set_aside_under_its_fingerprint(tmp_path):
+    (tmp_path / "adapter").mkdir()
+    target = tmp_path / "merged"
+    assert set_aside_stale(target, tmp_path / "adapter") is None  # nothing is there
+    fake_merge(target, "0123456789abcdef", "old")
+    aside = set_aside_stale(str(target), str(tmp_path / "adapter"))
+    assert aside == tmp_path / "merged-0123456789abcdef" and not target.exists()
+    assert (aside / "model.safetensors").read_text() == "old"
+
+
+def test_setting_aside_twice_keeps_both(tmp_path):
+    (tmp_path / "adapter").mkdir()
+    target, asides = tmp_path / "merged", []
+    for text in ("first", "second", "third"):
+        fake_merge(target, "0123456789abcdef", text)
+        asides.append(set_aside_stale(target, tmp_path / "adapter"))
+    assert [(path / "model.safetensors").read_text() for path in asides] == ["first", "second", "third"]
+
+
+def test_what_is_no_merge_and_this_adapters_own_merge_stay(tmp_path):
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "notes").mkdir()
+    fake_merge(tmp_path / "merged", fingerprint(tmp_path / "adapter"), "own")
+    assert set_aside_stale(tmp_path / "notes", tmp_path / "adapter") is None
+    assert set_aside_stale(tmp_path / "merged", tmp_path / "adapter") is None
+    assert (tmp_path / "notes").exists() and (tmp_path / "merged").exists()
+
+
+# ----- the base's fingerprint
+
+
+def test_a_base_has_one_fingerprint_with_and_without_adapter_and_in_both_dtypes(places):
+    prints = set()
+    for dtype in (torch.float32, torch.bfloat16):
+        model = AutoModelForCausalLM.from_pretrained(places["base"], dtype=dtype)
+        prints.add(base_fingerprint(model))
+        model = PeftModel.from_pretrained(model, str(places["adapter"]))
+        prints.add(base_fingerprint(model))
+        with model.disable_adapter():
+            prints.add(base_fingerprint(model))
+        prints.add(base_fingerprint(model.merge_and_unload()))  # LoRA on linear layers leaves embedding and norms alone
+    assert len(prints) == 1 and len(prints.pop()) == 16
+
+
+def test_a_checkpoint_in_bfloat16_has_that_fingerprint_in_float16_too(tokenizer, tmp_path):
+    """A GPU without bfloat16 trains on such a base in float16, and notebook 03 compares in float32 and bfloat16 as well."""
+    model = AutoModelForCausalLM.from_pretrained(save_base(tmp_path / "first", tokenizer, seed=0), dtype=torch.bfloat16)
+    with torch.no_grad():
+        model.model.embed_tokens.weight[0, :4] = torch.tensor([1e-6, -3e-8, 1e-9, 0.0])  # float16 ends at 6e-8
+    model.save_pretrained(tmp_path / "base")
+    dtypes = torch.float32, torch.bfloat16, torch.float16
+    loaded = [AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=dtype) for dtype in dtypes]
+    assert len({base_fingerprint(model) for model in loaded}) == 1
+
+
+def test_a_base_that_does_not_fit_is_told_of_with_the_way_round_it(places, monkeypatch):
+    def no_room(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(merging.AutoModelForCausalLM, "from_pretrained", no_room)
+    with pytest.raises(MemoryError, match="COOKBOOK_DEVICE=cpu for this notebook alone"):
+        load_with_adapter(places["base"], places["adapter"], torch.float32, CPU)
+
+
+def test_the_articles_targets_do_not_change_it_either(places):
+    """An adapter on embed_tokens wraps the very weights that are looked at."""
+    model = AutoModelForCausalLM.from_pretrained(places["base"])
+    before = base_fingerprint(model)
+    config = LoraConfig(target_modules=["embed_tokens", "lm_head", "q_proj"], init_lora_weights=False)
+    assert base_fingerprint(get_peft_model(model, config)) == before
+
+
+@pytest.mark.parametrize(
+    "part", ["model.norm.weight", "model.embed_tokens.weight", "model.layers.1.input_layernorm.weight"]
+)
+def test_a_base_that_was_trained_on_has_another(places, part):
+    model = AutoModelForCausalLM.from_pretrained(places["base"])
+    before = base_fingerprint(model)
+    with torch.no_grad():
+        model.state_dict()[part].view(-1)[3] += 0.01
+    assert base_fingerprint(model) != before
+
+
+def test_another_base_has_another(places):
+    one, two = (AutoModelForCausalLM.from_pretrained(places[name]) for name in ("base", "other_base"))
+    assert base_fingerprint(one) != base_fingerprint(two)
+
+
+# ----- logits
+
+
+def test_hand_computed_differences():
+    left = torch.tensor([[0.0, 1.0, 2.0], [3.0, 1.0, 0.0], [0.0, 0.5, 0.0], [1.0, 0.0, 0.0]])
+    right = torch.tensor([[0.0, 1.0, 1.0], [3.0, 1.0, 0.0], [0.0, 0.5, 2.0], [1.0, 0.0, -3.0]])
+    result = compare_logits(left, right)
+    # Differences: 1, then 2, then 3, of 12 numbers. argmax: row 0 is 2 against 1 (the first of equals), row 2 is 1 against 2.
+    assert result == {"max difference": 3.0, "mean difference": 0.5, "argmax agreement": 0.5}
+    assert compare_logits(left, left) == {"max difference": 0.0, "mean difference": 0.0, "argmax agreement": 1.0}
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 16])
+def test_logits_of_padded_batches_are_those_of_each_prompt_alone_in_order(places, prompts, batch_size):
+    model = AutoModelForCausalLM.from_pretrained(places["base"])
+    with torch.inference_mode():
+        alone = torch.cat([model(torch.tensor([ids])).logits[0] for ids in prompts])
+    logits = prompt_logits(model, prompts, batch_size)
+    assert logits.shape == (sum(map(len, prompts)), model.config.vocab_size) and logits.dtype == torch.float32
+    np.testing.assert_allclose(logits, alone, atol=1e-5)

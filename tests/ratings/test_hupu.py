@@ -1,0 +1,656 @@
+"""hupu.py: each reason and remark by hand, random junk against a slow count, splits by their properties."""
+
+import csv
+import doctest
+import io
+import math
+import random
+from collections import Counter
+
+import pandas as pd
+import pytest
+
+from scripts.files import DataError
+from scripts.ratings import hupu
+from scripts.ratings.hupu import COLUMNS, REASONS, REMARKS, load, messages, question, score_text, split
+
+HEADER = ",".join(COLUMNS)
+ROW = {
+    **{"Head": "吃货食堂", "Ids": "17", "Introduce": "火锅配菜", "Title": "毛肚", "TitleHot": "4341"},
+    **{"TitleScore": "9.7", "Comments": "七上八下|煮老就可惜了", "Starts": "310|25"},
+}
+
+
+def csv_text(rows, columns=COLUMNS, **more):
+    """Rows as CSV: changes to ROW, or lists of cells as they are."""
+    out = io.StringIO(newline="")
+    writer = csv.writer(out, **more)
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow(row if isinstance(row, list) else [(ROW | row)[name] for name in columns])
+    return out.getvalue()
+
+
+def save(path, content):
+    """Bytes, a text (as UTF-8) or rows."""
+    if not isinstance(content, bytes):
+        content = (content if isinstance(content, str) else csv_text(content)).encode()
+    path.write_bytes(content)
+    return path
+
+
+@pytest.fixture
+def read(tmp_path):
+    return lambda content: load(save(tmp_path / "x.csv", content))
+
+
+@pytest.fixture
+def refused(read):
+    """The message that such a file gets."""
+
+    def message(content):
+        with pytest.raises(DataError) as error:
+            read(content)
+        return str(error.value)
+
+    return message
+
+
+def found(table):
+    """[(reason or remark, rows, lines)]"""
+    return list(table.itertuples(index=False, name=None))
+
+
+# ---------------------------------------------------------------- what is right passes
+
+
+def test_a_row_comes_out_with_every_field(read):
+    frame, report = read([{}])
+    assert frame.to_dict("records") == [
+        {
+            **{"line": 2, "head": "吃货食堂", "id": "17", "introduce": "火锅配菜", "title": "毛肚"},
+            **{"heat": 4341.0, "score": 9.7, "comments": ["七上八下", "煮老就可惜了"], "stars": [310, 25]},
+        }
+    ]
+    assert frame["heat"].dtype == frame["score"].dtype == float
+    assert (report.file, report.encoding, report.rows, report.kept) == (".../x.csv", "utf-8", 1, 1)
+    assert found(report.left_out) == found(report.remarks) == []
+    assert list(report.left_out) == ["reason", "rows", "lines"]
+    assert list(report.remarks) == ["remark", "rows", "lines"]
+    assert report.left_out["rows"].sum() == 0
+    assert str(report) == ".../x.csv (utf-8): 1 rows, 1 kept, 0 left out"
+
+
+def test_the_order_of_columns_is_free_and_others_are_ignored(read):
+    columns = ("", *reversed(COLUMNS), "extra", "")
+    text = csv_text([["0", *(ROW[name] for name in reversed(COLUMNS)), "-", "1"]], columns)
+    frame, report = read(text)
+    pd.testing.assert_frame_equal(frame, read([{}])[0])
+    assert report.kept == 1
+
+
+def test_texts_lose_the_white_space_around_them_and_no_other(read):
+    texts = {"Introduce": "\u3000火锅 配菜\n", "Title": " NA ", "Comments": " 好 | 不 好", "Head": "\tnull "}
+    row = read([texts])[0].iloc[0]
+    assert (row["head"], row["introduce"], row["title"]) == ("null", "火锅 配菜", "NA")
+    assert row["comments"] == ["好", "不 好"]
+
+
+def test_commas_quotes_and_line_breaks_stand_in_quoted_fields(read):
+    frame, report = read([{"Title": '大,"小"', "Comments": "一\n二\r\n三|四"}, {"Title": "牛肉"}])
+    assert frame["title"].to_list() == ['大,"小"', "牛肉"]
+    assert frame["comments"][0] == ["一\n二\r\n三", "四"]
+    assert frame["line"].to_list() == [2, 5] and report.rows == 2  # the first goes from line 2 to line 4
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
+def test_line_endings_and_blank_lines_change_line_numbers_only(read, ending):
+    lines = csv_text([{}, {"Title": "牛肉"}], lineterminator="\n").split("\n")
+    frame, report = read(ending.join(["", *lines[:2], "", "", *lines[2:]]))
+    assert frame["title"].to_list() == ["毛肚", "牛肉"]
+    assert frame["line"].to_list() == [3, 6] and report.rows == 2
+
+
+@pytest.mark.parametrize("bom", [False, True])
+@pytest.mark.parametrize("codec", ["utf-8", "gb18030"])
+def test_three_encodings_give_the_same_rows(read, codec, bom):
+    text = csv_text([{"Comments": "🐉龙|好", "Title": "朤"}, {}])
+    frame, report = read(("\ufeff" * bom + text).encode(codec))
+    pd.testing.assert_frame_equal(frame, read(text)[0])
+    assert report.encoding == ("utf-8-sig" if bom and codec == "utf-8" else codec)
+
+
+def test_a_cell_may_be_longer_than_the_csv_module_allows(read):
+    before = csv.field_size_limit()
+    frame, _ = read([{"Comments": "好" * 200_000, "Starts": "1"}])
+    assert len(frame["comments"][0][0]) == 200_000
+    assert csv.field_size_limit() == before
+
+
+def test_the_example_at_the_top_of_the_module_holds(read):
+    text = "\n".join(line.strip() for line in hupu.__doc__.split("\n") if line.startswith("    "))
+    frame, report = read(text)
+    assert frame["heat"].to_list() == [12000] and frame["stars"].to_list() == [[310, 25]]
+    assert found(report.remarks) == []
+    assert doctest.testmod(hupu).failed == 0
+
+
+# ---------------------------------------------------------------- what cannot be read
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path):
+    with pytest.raises(DataError, match=r"^\.\.\./none\.csv: no such file; a CSV file is right$"):
+        load(tmp_path / "none.csv")
+    with pytest.raises(DataError, match=r": a folder; a CSV file is right$"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "\ufeff", " \r\n\n"])
+def test_an_empty_file_is_refused(refused, text):
+    assert refused(text).startswith(".../x.csv: empty; a header with Head, Ids, Introduce, ")
+
+
+@pytest.mark.parametrize("text", [HEADER, HEADER + "\n", HEADER + "\r\n\r\n"])
+def test_a_header_alone_is_refused(refused, text):
+    assert refused(text).startswith(".../x.csv: a header only; a header with Head, ")
+
+
+def test_columns_that_the_header_lacks_are_named_with_those_found(refused):
+    message = refused("Head,Ids,Introduce,title,TitleHot,Comments,Starts\n1,2,3,4,5,6,7\n")
+    assert message.startswith(".../x.csv: line 1, header: lacks Title, TitleScore; found Head, Ids, ")
+
+
+def test_a_needed_column_stands_once(refused):
+    message = refused(csv_text([[*ROW.values(), "1"]], (*COLUMNS, "Title")))
+    assert message == ".../x.csv: line 1, header: Title stands 2 times; once is right"
+
+
+def test_nul_bytes_are_refused_with_their_place(refused):
+    raw = csv_text([{"Title": "a\0b"}], lineterminator="\n").encode()
+    assert f"x.csv: line 2, byte {raw.index(0)} is NUL; text without them" in refused(raw)
+    assert "line 1, byte 3 is NUL" in refused(csv_text([{}]).encode("utf-16"))  # ff fe 48 00
+
+
+def test_other_encodings_are_refused_with_the_first_wrong_byte(refused):
+    raw = HEADER.encode() + b"\n\xff\xff,1"
+    wrong = f"line 2, byte {len(HEADER) + 1} (0xff) is not UTF-8"
+    assert refused(raw) == f".../x.csv: {wrong}, nor is the file GB18030; save it as UTF-8"
+    big5 = csv_text([{"Introduce": "火鍋", "Title": "一人一不", "Comments": "我", "Head": "一"}]).encode("big5")
+    big5.decode("gb18030")  # no error, but nonsense
+    assert "nor is the file GB18030" in refused(big5)
+
+
+def test_a_private_character_among_many_is_no_other_encoding(read):
+    frame, report = read(csv_text([{"Comments": "好" * 1000 + "\ue5e5", "Starts": "1"}]).encode("gb18030"))
+    assert report.encoding == "gb18030" and frame["comments"][0][0].endswith("\ue5e5")
+
+
+@pytest.mark.parametrize("cell", ['"毛肚', '"毛"肚'])
+def test_a_stray_quote_swallows_no_rows(refused, cell):
+    text = csv_text([{}], lineterminator="\n") + f"头,1,火锅,{cell},1,9.7,,\n头,2,火锅,牛肉,1,9.7,,\n"
+    message = refused(text)
+    assert message.startswith(".../x.csv: the record that begins in line 3 is not CSV (")
+    assert message.endswith("); a quote closed at the field's end, and those within it doubled, are right")
+
+
+def test_a_file_without_a_usable_row_is_refused_with_its_ledger(refused):
+    message = refused([{"TitleScore": "-"}, {"Title": ""}, {"TitleScore": ""}])
+    first, *ledger = message.split("\n")
+    assert first == ".../x.csv: no usable row; one at least is right"
+    assert ledger[0] == ".../x.csv (utf-8): 3 rows, 0 kept, 3 left out"
+    assert [line.split() for line in ledger[-2:]] == [
+        ["empty", "title", "1", "3"],
+        ["no", "score", "yet", "2", "2,", "4"],
+    ]
+
+
+# ---------------------------------------------------------------- what is left out
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (["a", "b"], "wrong number of fields"),
+        ([*ROW.values(), ""], "wrong number of fields"),
+        ([" "], "wrong number of fields"),
+        ({"Introduce": ""}, "empty introduce"),
+        ({"Introduce": " \u3000\n"}, "empty introduce"),
+        ({"Title": "\t"}, "empty title"),
+        ({"TitleScore": "-"}, "no score yet"),
+        ({"TitleScore": " － "}, "no score yet"),  # full width
+        ({"TitleScore": " "}, "no score yet"),
+        *(
+            ({"TitleScore": text}, "score is not a number")
+            for text in (
+                "九",
+                "9.7分",
+                "inf",
+                "-inf",
+                "nan",
+                "NaN",
+                "1e1",
+                "1_0",
+                "9,7",
+                "9.7.1",
+                ".",
+                "--",
+                "9 .7",
+                "٩",
+            )
+        ),
+        *(
+            ({"TitleScore": text}, "score outside 0 to 10")
+            for text in ("10.1", "-0.1", "97", "-9.7", "１１", "9" * 400)
+        ),
+        ({}, "repeats another row"),
+        ({"TitleScore": "9.70", "Ids": "18"}, "repeats another row"),
+        ({"TitleScore": "9.6"}, "another score for the same title"),
+    ],
+)
+def test_a_row_is_left_out_with_its_reason(read, row, reason):
+    frame, report = read([{}, row])
+    assert found(report.left_out) == [(reason, 1, "3")]
+    assert frame["line"].to_list() == [2] and (report.rows, report.kept) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (["", "", "", ""], "wrong number of fields"),
+        ({"Introduce": "", "Title": "", "TitleScore": "-"}, "empty introduce"),
+        ({"Title": "", "TitleScore": "x"}, "empty title"),
+        ({"TitleScore": "99"}, "score outside 0 to 10"),  # and another score for the same title
+        ({"TitleHot": "?"}, "repeats another row"),
+    ],
+)
+def test_the_first_reason_counts_and_a_row_left_out_has_no_remark(read, row, reason):
+    _, report = read([{}, row])
+    assert found(report.left_out) == [(reason, 1, "3")] and found(report.remarks) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "score"),
+    [
+        ("9.7", 9.7),
+        ("９．７", 9.7),
+        ("0", 0),
+        ("0.0", 0),
+        ("10", 10),
+        ("10.0", 10),
+        (" 8. ", 8),
+        (".5", 0.5),
+        ("+7", 7),
+    ],
+)
+def test_a_score_from_0_to_10_is_kept(read, text, score):
+    frame, report = read([{"TitleScore": text}])
+    assert frame["score"][0] == score and found(report.left_out) == found(report.remarks) == []
+
+
+def test_minus_zero_is_zero(read):
+    frame, _ = read([{"TitleScore": "-0.0"}])
+    assert math.copysign(1, frame["score"][0]) == 1
+
+
+def test_the_same_title_in_another_introduce_is_another_thing(read):
+    frame, report = read([{}, {"Introduce": "夜宵"}, {"Introduce": "早餐", "TitleScore": "1.0"}])
+    assert len(frame) == 3 and found(report.left_out) == []
+
+
+@pytest.mark.parametrize(
+    ("heats", "stays"),
+    [
+        (("5", "7", "6"), 3),
+        (("9,999", "1万", "8000"), 3),  # as numbers, not as texts
+        (("7", "7", "7"), 2),
+        (("", "?", "-1"), 2),
+        (("", "0", ""), 2),
+        (("", "", "1"), 4),
+    ],
+)
+def test_of_different_scores_the_one_with_the_greatest_heat_stays(read, heats, stays):
+    scores = ("9.7", "1.2", "5.0")
+    pairs = zip(heats, scores, strict=True)
+    frame, report = read([{"TitleHot": heat, "TitleScore": score} for heat, score in pairs])
+    others = ", ".join(str(line) for line in (2, 3, 4) if line != stays)
+    assert frame["line"].to_list() == [stays] and frame["score"][0] == float(scores[stays - 2])
+    assert found(report.left_out) == [("another score for the same title", 2, others)]
+
+
+def test_repeats_and_other_scores_of_a_title_are_told_apart(read):
+    scores_and_heats = [("9.7", "10"), ("8.0", "100"), ("9.7", "1000"), ("8.0", "5")]
+    frame, report = read([{"TitleScore": score, "TitleHot": heat} for score, heat in scores_and_heats])
+    # line 4 has the greatest heat; 2 repeats its score, 3 has another, and 5 repeats 3
+    assert frame["line"].to_list() == [4]
+    assert found(report.left_out) == [
+        ("repeats another row", 2, "2, 5"),
+        ("another score for the same title", 1, "3"),
+    ]
+
+
+def test_kept_rows_stay_in_the_order_of_the_file(read):
+    frame, _ = read([{"Title": title, "TitleHot": heat} for title, heat in zip("丁丙乙甲", "1243", strict=True)])
+    assert frame["title"].to_list() == list("丁丙乙甲") and frame.index.to_list() == [0, 1, 2, 3]
+
+
+def test_five_line_numbers_are_shown(read):
+    _, report = read([{}, *[{"TitleScore": "-"}] * 6, *[{"Title": ""}] * 5])
+    assert found(report.left_out) == [
+        ("empty title", 5, "9, 10, 11, 12, 13"),
+        ("no score yet", 6, "3, 4, 5, 6, 7, …"),
+    ]
+    assert str(report).split("\n") == [
+        ".../x.csv (utf-8): 12 rows, 1 kept, 11 left out",
+        "",
+        "reason          rows  lines",
+        "------------  ------  -----------------",
+        "empty title        5  9, 10, 11, 12, 13",
+        "no score yet       6  3, 4, 5, 6, 7, …",
+    ]
+
+
+# ---------------------------------------------------------------- what is kept with a remark
+
+
+@pytest.mark.parametrize(
+    ("text", "heat"),
+    [
+        *[("4341", 4341), ("4,341", 4341), ("1,234,567", 1234567), ("0", 0), (" 7 ", 7), ("４３４１", 4341)],
+        *[("1.2万", 12000), ("3.5w", 35000), ("3.5W", 35000), ("12万", 120000), ("4.35万", 43500)],
+    ],
+)
+def test_heat_is_read_as_the_site_writes_it(read, text, heat):
+    frame, report = read([{"TitleHot": text}])
+    assert frame["heat"][0] == heat and found(report.remarks) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "-", "-5", "+5", "12.5", "43,41", "1,2345", "1.2千", "热", "万", "nan", "1e3", "1.2万人", "9" * 400],
+)
+def test_other_heats_become_nan_with_a_remark(read, text):
+    frame, report = read([{"TitleHot": text}])
+    assert math.isnan(frame["heat"][0]) and found(report.remarks) == [("heat is malformed", 1, "2")]
+
+
+@pytest.mark.parametrize(("text", "score"), [("9.25", 9.25), ("9.70", 9.7), ("９．７５", 9.75)])
+def test_a_score_with_more_decimals_stays_as_it_is(read, text, score):
+    frame, report = read([{"TitleScore": text}])
+    assert frame["score"][0] == score
+    assert found(report.remarks) == [("score has more than one decimal", 1, "2")]
+
+
+@pytest.mark.parametrize(
+    ("comments", "stars", "kept"),
+    [
+        ("好|坏", "1", [1]),
+        ("好", "1|2", [1, 2]),
+        ("", "1", [1]),
+        ("好", "", []),
+        ("好|坏", "1|", []),
+        ("好|坏", "1|x", []),
+        ("好", "-1", []),
+        ("好", "1.5", []),
+        ("好", "9" * 5000, []),  # more digits than int() takes
+    ],
+)
+def test_comments_and_stars_that_do_not_match_have_a_remark(read, comments, stars, kept):
+    frame, report = read([{"Comments": comments, "Starts": stars}])
+    assert frame["stars"][0] == kept and frame["comments"][0] == (comments.split("|") if comments else [])
+    assert found(report.remarks) == [("comments and stars differ in number", 1, "2")]
+
+
+def test_no_comments_and_no_stars_match(read):
+    gaps = {"Title": "牛肉", "Comments": "好||坏", "Starts": "1|0|2"}
+    frame, report = read([{"Comments": "", "Starts": " "}, gaps])
+    assert frame["comments"].to_list() == [[], ["好", "", "坏"]] and frame["stars"].to_list() == [[], [1, 0, 2]]
+    assert found(report.remarks) == []
+
+
+def test_a_row_may_have_several_remarks(read):
+    _, report = read([{"TitleHot": "", "TitleScore": "9.25", "Starts": ""}])
+    assert found(report.remarks) == [(remark, 1, "2") for remark in REMARKS]
+
+
+# ---------------------------------------------------------------- junk against a slow count
+
+GOOD_SCORES = {"9.7": 9.7, "9.70": 9.7, "３": 3.0, "10": 10.0, "0.25": 0.25}
+BAD_SCORES = {
+    **{"-": "no score yet", "": "no score yet", " ": "no score yet"},
+    **{"x": "score is not a number", "nan": "score is not a number", "9..7": "score is not a number"},
+    **{"10.01": "score outside 0 to 10", "-3": "score outside 0 to 10"},
+}
+HEATS = {"5": 5, "1,000": 1000, "0.1万": 1000, "": None, "-7": None, "热": None, "0": 0, "2w": 20000}
+STARS = {"1|2": 2, "1": 1, "": 0, "1|x": None, "7|8|9": 3}
+
+
+def junk(rng):
+    """A record of cells; often it repeats or contradicts another."""
+    cells = [
+        *["头", "1", rng.choice(["火锅", "夜宵 ", " "] if rng.random() < 0.2 else ["火锅", " 火锅", "夜\n宵"])],
+        *[rng.choice(["", *"甲乙丙丁戊己"]), rng.choice(list(HEATS))],
+        rng.choice(list(BAD_SCORES if rng.random() < 0.2 else GOOD_SCORES)),
+        *[rng.choice(["", "好", "好|坏", "一|二|三"]), rng.choice(list(STARS))],
+    ]
+    return cells[: rng.randint(1, 7)] if rng.random() < 0.1 else cells + ["多"] * (rng.random() < 0.05)
+
+
+def verdict(number, records):
+    """ "kept", or the reason for a record, from tables and by comparison with every other record."""
+    cells = records[number]
+    if len(cells) != 8:
+        return "wrong number of fields"
+    if cells[2].strip() == "":
+        return "empty introduce"
+    if cells[3].strip() == "":
+        return "empty title"
+    if cells[5] in BAD_SCORES:
+        return BAD_SCORES[cells[5]]
+
+    def rank(one):  # lower is better
+        return -(HEATS[records[one][4]] or 0), one
+
+    rivals = [
+        other
+        for other, its in enumerate(records)
+        if len(its) == 8
+        if its[5] in GOOD_SCORES and its[2].strip() == cells[2].strip() and its[3] == cells[3]
+    ]
+    same = [other for other in rivals if GOOD_SCORES[records[other][5]] == GOOD_SCORES[cells[5]]]
+    if min(same, key=rank) != number:
+        return "repeats another row"
+    return "kept" if min(rivals, key=rank) == number else "another score for the same title"
+
+
+def remarks_of(cells):
+    yield from ["heat is malformed"] * (HEATS[cells[4]] is None)
+    yield from ["score has more than one decimal"] * (cells[5] in ("9.70", "0.25"))
+    number = len(cells[6].split("|")) if cells[6] else 0
+    yield from ["comments and stars differ in number"] * (number != STARS[cells[7]])
+
+
+def counted(table):
+    return [line[:2] for line in found(table)]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_junk_is_counted_as_a_slow_count_does(read, seed):
+    rng = random.Random(seed)
+    records = [junk(rng) for _ in range(rng.choice([20, 60, 150]))]
+    frame, report = read(csv_text(records, lineterminator=rng.choice(["\n", "\r\n"])))
+    verdicts = [verdict(number, records) for number in range(len(records))]
+    lines, line = [], 2
+    for cells in records:
+        lines.append(line)
+        line += 1 + "".join(cells).count("\n")
+
+    counts = Counter(verdicts)
+    kept = [number for number, word in enumerate(verdicts) if word == "kept"]
+    assert report.rows == len(records) == report.kept + report.left_out["rows"].sum()
+    assert report.kept == len(frame) == counts.pop("kept")
+    assert counted(report.left_out) == [(name, counts[name]) for name in REASONS if counts[name]]
+    assert frame["line"].to_list() == [lines[number] for number in kept]
+    assert frame["score"].to_list() == [GOOD_SCORES[records[number][5]] for number in kept]
+    heats = pd.Series([HEATS[records[number][4]] for number in kept], dtype=float, name="heat")
+    pd.testing.assert_series_equal(frame["heat"], heats)
+    odd = Counter(remark for number in kept for remark in remarks_of(records[number]))
+    assert counted(report.remarks) == [(name, odd[name]) for name in REMARKS if odd[name]]
+    for reason, rows, shown in found(report.left_out):
+        its = [str(lines[number]) for number, word in enumerate(verdicts) if word == reason]
+        assert shown == ", ".join(its[:5]) + (", …" if rows > 5 else "")
+
+
+# ---------------------------------------------------------------- ask
+
+
+@pytest.mark.parametrize(
+    ("score", "text"),
+    [
+        *[(9.7, "9.7"), (10, "10.0"), (0, "0.0"), (-0.0, "0.0"), (9.25, "9.3"), (0.05, "0.1")],
+        *[(9.95, "10.0"), (0.049, "0.0")],
+        *[(8.35, "8.4"), (2.675, "2.7"), (1e-7, "0.0"), (pd.Series([9.7])[0], "9.7")],
+    ],
+)
+def test_a_score_has_one_decimal_and_half_rounds_up(score, text):
+    assert score_text(score) == text
+
+
+@pytest.mark.parametrize("score", [10.01, -0.01, math.inf, -math.inf, math.nan, None, "x", True])
+def test_what_is_no_score_is_refused(score):
+    with pytest.raises(ValueError, match=r"^score: .* is none; a number from 0 to 10 is right$"):
+        score_text(score)
+
+
+def test_a_row_becomes_a_question_and_its_score(read):
+    frame, _ = read([{}, {"Title": "牛肉", "TitleScore": "8"}])
+    assert question("火锅配菜", "毛肚") == "火锅配菜中的毛肚你能打几颗星:"
+    assert messages(frame) == [
+        [
+            {"role": "user", "content": "火锅配菜中的毛肚你能打几颗星:"},
+            {"role": "assistant", "content": "9.7"},
+        ],
+        [
+            {"role": "user", "content": "火锅配菜中的牛肉你能打几颗星:"},
+            {"role": "assistant", "content": "8.0"},
+        ],
+    ]
+
+
+# ---------------------------------------------------------------- split
+
+
+def things(seed, introduces=16, rows=2000, titles=3000):
+    """A frame whose introduces differ in size and share some titles."""
+    rng = random.Random(seed)
+    weights = [1 + number for number in range(introduces)]
+    names = rng.choices([f"类{number}" for number in range(introduces)], weights, k=rows)
+    pairs = dict.fromkeys((name, f"物{rng.randrange(titles)}") for name in names)
+    frame = pd.DataFrame(list(pairs), columns=["introduce", "title"])
+    return frame.set_index(pd.Index(rng.sample(range(10 * rows), len(frame))))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_title_stands_in_two_splits_and_unseen_introduces_in_nothing_else(seed):
+    frame = things(seed)
+    names = split(frame, seed=seed)
+    assert names.index.equals(frame.index) and names.name == "split"
+    assert set(names) == {"train", "validation", "calibration", "test", "unseen introduce"}
+    held = names == "unseen introduce"
+    unseen = set(frame["introduce"][held])
+    assert len(unseen) == 4 and not unseen & set(frame["introduce"][~held])
+    assert (names[~held].groupby(frame["title"][~held]).nunique() == 1).all()
+    also_held = frame["title"].isin(frame["title"][held]) & ~held
+    assert also_held.any() and set(names[also_held]) == {"test"}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_shares_are_about_what_was_asked_of_the_rows_not_held_out(seed):
+    frame = things(seed, titles=30000)
+    names = split(frame, test=0.2, calibration=0.15, validation=0.05, seed=seed)
+    shares = names[names != "unseen introduce"].value_counts(normalize=True)
+    assert shares["test"] == pytest.approx(0.2, abs=0.01)
+    assert shares["calibration"] == pytest.approx(0.15, abs=0.01)
+    assert shares["validation"] == pytest.approx(0.05, abs=0.01)
+    assert shares["train"] == pytest.approx(0.6, abs=0.01)
+
+
+def test_unseen_introduces_are_of_the_middle_half_by_rows():
+    sizes = dict(zip("甲乙丙丁戊己庚辛", (9, 1, 8, 2, 7, 3, 6, 4), strict=True))
+    frame = pd.DataFrame(
+        [(name, f"{name}{number}") for name, size in sizes.items() for number in range(size)],
+        columns=["introduce", "title"],
+    )
+    chosen = set()
+    for seed in range(40):
+        names = split(frame, unseen=2, seed=seed)
+        own = set(frame["introduce"][names == "unseen introduce"])
+        assert len(own) == 2
+        chosen |= own
+    assert chosen == {"己", "辛", "庚", "戊"}  # of 3, 4, 6 and 7 rows
+
+
+def test_titles_that_stand_in_unseen_introduces_count_towards_test():
+    rows = [("乙", f"乙{number}") for number in range(5)] + [("丁", f"丁{number}") for number in range(95)]
+    rows += [("丁", f"乙{number}") for number in range(5)] + [("甲", "甲")]
+    frame = pd.DataFrame(rows, columns=["introduce", "title"])
+    seed = next(seed for seed in range(99) if split(frame, unseen=1, seed=seed)[0] == "unseen introduce")
+    options = {"unseen": 1, "calibration": 0, "validation": 0, "seed": seed}
+    names = split(frame, test=0.1, **options)
+    counts = {"train": 91, "test": 10, "unseen introduce": 5}  # a tenth of 101 rows; five are of 乙's titles
+    assert names.value_counts().to_dict() == counts
+    none = split(frame, test=0, **options)
+    assert set(frame["title"][none == "test"]) == {f"乙{number}" for number in range(5)}
+
+
+def test_the_split_of_the_article_has_two_parts():
+    frame = things(0, rows=1000, titles=10**6)
+    names = split(frame, unseen=0, test=0.005, calibration=0, validation=0)
+    assert names.value_counts().to_dict() == {"train": 995, "test": 5}
+
+
+def test_a_share_above_0_has_one_title_at_least():
+    frame = pd.DataFrame({"introduce": ["类"] * 4, "title": list("甲乙丙丁")})
+    names = split(frame, unseen=0, test=0.01, calibration=0.01, validation=0.01)
+    assert sorted(names) == ["calibration", "test", "train", "validation"]
+
+
+def test_the_split_follows_from_the_seed_and_not_from_the_order_of_rows():
+    frame = things(3)
+    names = split(frame, seed=7)
+    pd.testing.assert_series_equal(split(frame, seed=7), names)
+    mixed = frame.sample(frac=1, random_state=0)
+    pd.testing.assert_series_equal(split(mixed, seed=7), names[mixed.index])
+    assert (split(frame, seed=8) != names).any()
+    even = pd.DataFrame({"introduce": list("甲乙丙丁戊己庚辛"), "title": list("一二三四五六七八")})  # of one size
+    for seed in range(5):
+        moved = split(even.iloc[[*range(3, 8), *range(3)]], unseen=2, seed=seed)
+        pd.testing.assert_series_equal(moved.sort_index(), split(even, unseen=2, seed=seed))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"test": -0.1}, r"^test=-0\.1: no share; a number from 0 to below 1 is right$"),
+        ({"validation": 1}, r"^validation=1: no share"),
+        ({"calibration": math.nan}, r"^calibration=nan: no share"),
+        (
+            {"test": 0.5, "calibration": 0.25, "validation": 0.25},
+            r"^test=0\.5 \+ calibration=0\.25 \+ .* no row to train",
+        ),
+        ({"unseen": 9}, r"^unseen=9: there are 16 introduces, 8 without .* quarter; 0 to 8 is right$"),
+        ({"unseen": -1}, r"^unseen=-1: there are 16 introduces"),
+    ],
+)
+def test_a_split_that_cannot_be_made_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        split(things(0, rows=200), **options)
+
+
+def test_a_split_that_leaves_no_row_to_train_is_refused():
+    one = pd.DataFrame({"introduce": ["类", "别"], "title": ["甲", "甲"]})
+    with pytest.raises(ValueError, match=r"^unseen=1, test=0, .* validation=0 leave no row of 2 to train"):
+        split(one, unseen=1, test=0, calibration=0, validation=0)
+    with pytest.raises(ValueError, match=r"^unseen=0, .* leave no row of 2 to train; smaller shares"):
+        split(one, unseen=0)
+    with pytest.raises(ValueError, match=r"leave no row of 0 to train"):
+        split(one[:0], unseen=0)

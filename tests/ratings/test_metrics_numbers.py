@@ -1,0 +1,400 @@
+"""Metrics of numbers and of confidences against values worked out by hand, slow definitions, bad input; warnings fail."""
+
+import doctest
+import math
+import random
+from itertools import combinations, pairwise, permutations
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.calibration import calibration_curve
+
+from scripts.metrics import reliability
+from scripts.ratings import metrics
+from scripts.ratings.metrics import ranking, regression, regression_draws
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+NAMES = ["MAE", "MSE", "RMSE", "R2", "median AE", "within 0.5", "within 1.0", "Spearman", "Kendall"]
+
+
+def _scores(rows, seed, decimals=0):
+    """Random predicted and true scores in 0..10; few decimals make ties."""
+    pick = random.Random(seed)
+    return [[round(pick.uniform(0, 10), decimals) for _ in range(rows)] for _ in range(2)]
+
+
+def _sign(number):
+    return (number > 0) - (number < 0)
+
+
+def test_docstring_examples():
+    result = doctest.testmod(metrics)
+    assert result.attempted > 5 and result.failed == 0
+
+
+# --- regression ------------------------------------------------------------------------------------------------------
+
+
+def test_regression_by_hand():
+    # errors -0.5, 1, -1, 2.5: sizes sum to 5, squares 0.25 + 1 + 1 + 6.25 = 8.5; median size (1 + 1) / 2
+    # truth: mean 7, squares around it 6.25 + 0 + 0 + 6.25 = 12.5
+    # ranks 4, 3, 1, 2 and 4, 2.5, 2.5, 1; around 2.5: 1.5, 0.5, -1.5, -0.5 and 1.5, 0, 0, -1.5
+    #   products 2.25 + 0.75 = 3, squares 5 and 4.5
+    # six pairs: the first row and any other: right (3); 8 and 6 tie in truth; 8 and 7 right; 6 and 7 wrong:
+    #   (4 - 1) / root of (6 untied in prediction x 5 untied in truth)
+    figures = regression([9.0, 8.0, 6.0, 7.0], [9.5, 7.0, 7.0, 4.5])
+    expected = {
+        "MAE": 5 / 4,
+        "MSE": 8.5 / 4,
+        "RMSE": math.sqrt(8.5 / 4),
+        "R2": 1 - 8.5 / 12.5,
+        "median AE": 1,
+        "within 0.5": 1 / 4,
+        "within 1.0": 3 / 4,
+        "Spearman": 3 / math.sqrt(5 * 4.5),
+        "Kendall": 3 / math.sqrt(6 * 5),
+    }
+    assert figures == pytest.approx(expected, abs=1e-12)
+    assert list(figures) == NAMES and all(type(value) is float for value in figures.values())
+
+
+def test_the_truth_itself_is_perfect_and_its_mean_has_an_r2_of_0():
+    true = [9.5, 7.0, 7.5, 4.0]
+    assert list(regression(true, true).values()) == pytest.approx([0, 0, 0, 1, 0, 1, 1, 1, 1])
+    mean = regression([7.0] * 4, true)
+    assert mean["R2"] == 0 and mean["MAE"] == (2.5 + 0 + 0.5 + 3) / 4
+    assert regression([0, 0, 0, 10], true)["R2"] < 0
+
+
+def test_a_shift_costs_points_and_no_correlation():
+    figures = regression([3, 4, 5], [6, 7, 8])
+    assert figures["MAE"] == 3 and figures["within 1.0"] == 0
+    assert figures["Spearman"] == pytest.approx(1) and figures["Kendall"] == pytest.approx(1)
+    assert regression([5, 4, 3], [6, 7, 8])["Kendall"] == pytest.approx(-1)
+
+
+@pytest.mark.parametrize("points", [0.5, 1.0])
+def test_within_is_exact_for_scores_of_one_decimal(points):
+    tenths = [(a, b) for a in range(101) for b in range(101)]
+    predicted, true = [a / 10 for a, _ in tenths], [b / 10 for _, b in tenths]
+    assert abs(1.1 - 0.6) > 0.5 and abs(2.2 - 1.2) > 1  # what a plain comparison gets wrong
+    expected = sum(abs(a - b) <= 10 * points for a, b in tenths) / len(tenths)
+    for given in (predicted, np.array(predicted, np.float32)):
+        assert regression(given, true)[f"within {points}"] == pytest.approx(expected, abs=1e-12)
+
+
+def test_within_ends_where_it_says():
+    assert regression([8.0, 8.0], [8.5, 8.501])["within 0.5"] == 0.5
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_kendall_is_tau_b_over_all_pairs(seed):
+    predicted, true = _scores(30, seed)
+    right = untied_predicted = untied_true = 0
+    for i, j in combinations(range(30), 2):
+        order, truth = _sign(predicted[i] - predicted[j]), _sign(true[i] - true[j])
+        right += order * truth
+        untied_predicted += abs(order)
+        untied_true += abs(truth)
+    assert untied_predicted != untied_true  # else tau-a of either would do
+    expected = right / math.sqrt(untied_predicted * untied_true)
+    assert regression(predicted, true)["Kendall"] == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_spearman_is_pearson_of_ranks_that_ties_share(seed):
+    def ranks(values):  # those below, and half of those that are equal
+        return [sum(v < value for v in values) + sum(v == value for v in values) / 2 for value in values]
+
+    predicted, true = _scores(30, seed)
+    expected = np.corrcoef(ranks(predicted), ranks(true))[0, 1]
+    assert regression(predicted, true)["Spearman"] == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("predicted", "true", "missing"),
+    [
+        ([1, 2, 3], [0.1, 0.1, 0.1], ["R2", "Spearman", "Kendall"]),  # the mean of three 0.1 is not 0.1
+        ([0.1, 0.1, 0.1], [1, 2, 3], ["Spearman", "Kendall"]),
+        ([7, 7], [7, 7], ["R2", "Spearman", "Kendall"]),
+        ([8], [9], ["R2", "Spearman", "Kendall"]),
+        ([8, 9], [9, 8], []),
+    ],
+)
+def test_what_cannot_be_computed_is_nan_without_a_warning(predicted, true, missing):
+    figures = regression(predicted, true)
+    assert [name for name in NAMES if math.isnan(figures[name])] == missing
+
+
+def test_any_sequence_of_numbers_is_taken_and_a_series_index_does_not_count():
+    expected = regression([9, 8, 6], [9.5, 7, 6])
+    assert regression(pd.Series([9, 8, 6], index=[2, 1, 0]), np.array([9.5, 7, 6])) == expected
+    assert regression((np.int64(9), np.float32(8), 6), iter([9.5, 7, 6])) == expected
+    assert regression(pd.Series([9, 8, 6], dtype="Int64"), [9.5, 7, 6]) == expected
+
+
+BAD_PAIRS = [
+    ([], [], "predicted.* and true are empty: at least one row"),
+    ([8, 9], [8, 9, 7], "predicted.* has 2 rows, true has 3"),
+    ([8, math.nan], [8, 9], r"predicted.*, row 1: a finite number such as 8.5 is needed, got nan \(float\)"),
+    ([8, 9], [-math.inf, 9], "true, row 0: a finite number such as 8.5 is needed, got -inf"),
+    ([8, None], [8, 9], "predicted.*, row 1: a finite number.* got None"),
+    ([8, pd.NA], [8, 9], "predicted.*, row 1: a finite number.* got <NA>"),
+    ([8, 9], ["8.0", 9], r"true, row 0: a finite number.* got '8.0' \(str\)"),
+    ([8, True], [8, 9], r"predicted.*, row 1: a finite number.* got True \(bool\)"),
+    (np.array([False, True]), [8, 9], "predicted.*, row 0: a finite number.* got .*False"),
+    ([[8], [9]], [8, 9], r"predicted.*, row 0: a finite number.* got \[8\] \(list\)"),
+]
+
+
+@pytest.mark.parametrize(("predicted", "true", "message"), BAD_PAIRS)
+def test_regression_refuses_what_is_no_number(predicted, true, message):
+    with pytest.raises(ValueError, match=message.replace("predicted.*", "predicted")):
+        regression(predicted, true)
+
+
+# --- ranking ---------------------------------------------------------------------------------------------------------
+
+
+def _dcg(true, order, k):
+    """Discounted gain of the first k titles of one order, by the formula."""
+    return sum((2 ** (true[i] / 2) - 1) / math.log2(place + 1) for place, i in enumerate(order[:k], 1))
+
+
+def _mean_ndcg(predicted, true, k):
+    """NDCG over all orders in which no title stands before one with a higher prediction."""
+    gains = {order: _dcg(true, order, k) for order in permutations(range(len(true)))}
+    allowed = [gains[o] for o in gains if all(predicted[a] >= predicted[b] for a, b in pairwise(o))]
+    return sum(allowed) / len(allowed) / max(gains.values())
+
+
+def _average_precision(predicted, true, relevant):
+    """By the definition, at each relevant title; titles with equal predictions have all come in."""
+    precisions = []
+    for threshold, score in zip(predicted, true, strict=True):
+        if score >= relevant:
+            found = [t >= relevant for p, t in zip(predicted, true, strict=True) if p >= threshold]
+            precisions.append(sum(found) / len(found))
+    return sum(precisions) / len(precisions)
+
+
+def test_ranking_by_hand():
+    # The gain of 10, 8, 6, 4, 2 is 2**5 - 1 = 31, 15, 7, 3, 1; the second place divides by log2(3).
+    # b by prediction: true 8, 2, 6; first two gains 15, 1, best 15, 7; relevant at places 1, 3: 1/1, 2/3
+    # a by prediction: true 6, 10, 4; first two gains 7, 31, best 31, 7; relevant at places 1, 2: 1/1, 2/2
+    predicted, true, groups = [3, 7, 9, 5, 8, 2], [2, 4, 6, 8, 10, 6], list("baabab")
+    frame = ranking(predicted, true, groups, relevant=6, k=2)
+    second = math.log2(3)
+    expected = pd.DataFrame(
+        {
+            "rows": [3, 3],
+            "NDCG@2": [(15 + 1 / second) / (15 + 7 / second), (7 + 31 / second) / (31 + 7 / second)],
+            "AP": [(1 + 2 / 3) / 2, 1.0],
+            "reason": ["", ""],
+        },
+        index=pd.Index(["b", "a"], name="group"),  # as they arrive
+    )
+    pd.testing.assert_frame_equal(frame, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("k", [1, 3, 5, 9])
+def test_ndcg_is_the_mean_over_all_orders_of_ties_and_ap_its_definition(seed, k):
+    pick = random.Random(seed)
+    predicted = [pick.choice([6, 7, 8]) for _ in range(6)]  # ties for certain
+    true = [round(pick.uniform(0, 10), 1) for _ in range(6)]
+    relevant = sorted(true)[3]
+    line = ranking(predicted, true, ["a"] * 6, relevant, k).loc["a"]
+    assert line[f"NDCG@{k}"] == pytest.approx(_mean_ndcg(predicted, true, k), abs=1e-12)
+    assert line["AP"] == pytest.approx(_average_precision(predicted, true, relevant), abs=1e-12)
+
+
+def test_a_constant_prediction_gets_a_random_orders_ndcg_and_less_than_its_ap():
+    true = [9.0, 3.0, 5.5, 8.0]
+    line = ranking([7] * 4, true, ["a"] * 4, relevant=8).loc["a"]
+    orders = list(permutations([4, 3, 2, 1]))
+    expected = np.mean([_mean_ndcg(order, true, 5) for order in orders])
+    assert line["NDCG@5"] == pytest.approx(expected, abs=1e-12)
+    assert line["AP"] == 2 / 4  # the share of relevant titles
+    assert line["AP"] < np.mean([_average_precision(order, true, 8) for order in orders])
+
+
+def test_figures_without_a_value_are_nan_with_the_reason_and_no_group_is_dropped():
+    true = {"one": [9], "low": [3, 5], "high": [9, 8], "zero": [0, 0], "fine": [9, 3]}
+    groups = [group for group in true for _ in true[group]]
+    scores = [score for group in true for score in true[group]]
+    frame = ranking(range(len(scores)), scores, groups, relevant=8)
+    assert frame["reason"].to_dict() == {
+        "one": "fewer than two rows",
+        "low": "none relevant",
+        "high": "all relevant",
+        "zero": "none relevant; every true score is 0",
+        "fine": "",
+    }
+    assert frame["rows"].tolist() == [1, 2, 2, 2, 2]
+    assert frame["NDCG@5"].isna().tolist() == [True, False, False, True, False]
+    assert frame["AP"].isna().tolist() == [True, True, True, True, False]
+    assert frame["AP"].mean() == 1 / 2  # MAP: only "fine" counts, its relevant title at place 2
+
+
+def test_groups_without_any_figure_still_make_a_table_of_numbers():
+    frame = ranking([1, 2], [3, 4], [7, 8], relevant=5, k=3)
+    assert frame.index.tolist() == [7, 8] and frame.dtypes[["NDCG@3", "AP"]].tolist() == [float, float]
+
+
+def test_relevant_itself_is_relevant_also_in_float32():
+    assert float(np.float32(8.9)) < 8.9
+    frame = ranking([2, 1], np.array([8.9, 8.8], np.float32), ["a", "a"], relevant=8.9)
+    assert frame.loc["a", "AP"] == 1 and frame.loc["a", "reason"] == ""
+
+
+@pytest.mark.parametrize("rows", [2, 60])
+def test_a_group_of_any_size_and_of_whole_scores_gives_no_warning(rows):
+    predicted, true = _scores(rows, seed=rows)
+    true[0] = 10
+    assert ranking(predicted, true, ["a"] * rows, relevant=10).notna().all(axis=None)
+
+
+@pytest.mark.parametrize(("predicted", "true", "message"), BAD_PAIRS)
+def test_ranking_refuses_what_is_no_number(predicted, true, message):
+    with pytest.raises(ValueError, match=message.replace("predicted.*", "predicted")):
+        ranking(predicted, true, ["a"] * len(predicted), relevant=8)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"groups": ["a"]}, "groups has 1 rows, true has 2"),
+        ({"groups": ["a", None]}, "groups, row 1: a group's name is needed, got None"),
+        ({"groups": pd.Series([math.nan, "a"])}, "groups, row 0: a group's name is needed, got nan"),
+        ({"groups": ["a", pd.NA]}, "groups, row 1: a group's name is needed, got <NA>"),
+        ({"groups": ["a", ["b"]]}, r"groups, row 1: a group's name is needed, got \['b'\]"),
+        ({"true": [8, -0.1]}, "true, row 1: a score of 0 or more is needed, got -0.1"),
+        ({"relevant": math.nan}, "relevant: a finite number is needed, .* got nan"),
+        ({"relevant": "8"}, "relevant: a finite number is needed, .* got '8'"),
+        ({"k": 0}, "k: a whole number from 1 on is needed, got 0"),
+        ({"k": 2.5}, "k: a whole number from 1 on is needed, got 2.5"),
+        ({"k": True}, "k: a whole number from 1 on is needed, got True"),
+    ],
+)
+def test_ranking_refuses_bad_arguments(changed, message):
+    arguments = {"predicted": [8, 9], "true": [8, 9], "groups": ["a", "a"], "relevant": 8} | changed
+    with pytest.raises(ValueError, match=message):
+        ranking(**arguments)
+
+
+# --- bootstrap -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 40])
+def test_each_draw_is_regression_on_the_resample(rows):
+    predicted, true = _scores(rows, seed=rows, decimals=1)
+    predictions = {"a": predicted, "mean": [5.0] * rows}
+    draws = regression_draws(predictions, true, resamples=60, seed=3)
+    drawn = np.random.default_rng(3).integers(rows, size=(60, rows))
+    for i, resample in enumerate(drawn):
+        for name, values in predictions.items():
+            expected = regression(np.array(values)[resample], np.array(true)[resample])
+            assert draws.loc[i, name].to_dict() == pytest.approx(expected, rel=1e-9, abs=1e-12, nan_ok=True)
+    if rows == 3:  # some of 60 draws of three rows take one row three times, most do not
+        assert 0 < draws["a", "R2"].isna().sum() < 30
+
+
+def test_the_table_of_draws():
+    draws = regression_draws({"b": [8, 7], "a": [6, 9]}, [8, 9], resamples=5)
+    assert draws.shape == (5, 18)
+    assert draws.columns.names == ["predictor", "metric"] and draws.index.name == "draw"
+    assert draws.columns.tolist() == [(name, metric) for name in "ba" for metric in NAMES]
+
+
+def test_all_predictors_see_the_same_rows_so_that_differences_are_paired():
+    predicted, true = _scores(50, seed=1)
+    worse = [t + 2 * (p - t) for p, t in zip(predicted, true, strict=True)]  # each error twice as large
+    draws = regression_draws({"a": predicted, "again": predicted, "worse": worse}, true, resamples=40)
+    assert draws["a"].equals(draws["again"])
+    assert draws["worse", "MAE"].tolist() == pytest.approx((2 * draws["a", "MAE"]).tolist())
+    assert draws["a", "MAE"].nunique() > 30  # the draws themselves differ
+
+
+def test_the_seed_decides_and_nothing_else_does():
+    predicted, true = _scores(20, seed=2)
+    first = regression_draws({"a": predicted}, true, resamples=10, seed=7)
+    np.random.seed(1)
+    both = regression_draws({"other": true, "a": pd.Series(predicted)}, true, resamples=10, seed=7)
+    assert both["a"].equals(first["a"])
+    assert not regression_draws({"a": predicted}, true, resamples=10, seed=8).equals(first)
+
+
+def test_the_spread_of_the_mean_error_is_its_standard_error():
+    # The bootstrap of a mean has the standard deviation std / root of rows; 2,000 draws give it within 1.6 %.
+    errors = np.linspace(0, 4, 100)
+    draws = regression_draws({"a": errors}, [0.0] * 100, resamples=2000)
+    assert draws["a", "MAE"].std() == pytest.approx(errors.std() / 10, rel=0.08)
+    low, high = draws["a", "MAE"].quantile([0.025, 0.975])
+    assert low < errors.mean() < high and high - low == pytest.approx(2 * 1.96 * errors.std() / 10, rel=0.1)
+
+
+@pytest.mark.parametrize(("predicted", "true", "message"), BAD_PAIRS)
+def test_draws_refuse_what_is_no_number_and_name_the_predictor(predicted, true, message):
+    with pytest.raises(ValueError, match=message.replace("predicted.*", r"predictions\['model'\]")):
+        regression_draws({"model": predicted}, true)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"predictions": {}}, "predictions: empty; .* at least one predictor"),
+        ({"predictions": {"a": [8, 9], "b": [8]}}, r"predictions\['b'\] has 1 rows, true has 2"),
+        ({"resamples": 0}, "resamples: a whole number from 1 on is needed, got 0"),
+        ({"resamples": 9.5}, "resamples: a whole number from 1 on is needed, got 9.5"),
+    ],
+)
+def test_draws_refuse_bad_arguments(changed, message):
+    with pytest.raises(ValueError, match=message):
+        regression_draws(**{"predictions": {"a": [8, 9]}, "true": [8, 9]} | changed)
+
+
+# --- confidence -------------------------------------------------------------------------------------------------------
+
+
+def test_reliability_by_hand():
+    table = reliability([0.0, 0.25, 0.5, 0.5, 0.75, 1.0], [False, True, False, True, True, True], bins=[0, 0.5, 0.7, 1])
+    assert table["bin"].tolist() == ["0 to 0.5", "0.5 to 0.7", "0.7 to 1"]  # 0.5 is in the first
+    assert table["questions"].tolist() == [4, 0, 2]
+    np.testing.assert_array_equal(table["confidence"], [1.25 / 4, np.nan, 0.875])
+    np.testing.assert_array_equal(table["correct"], [0.5, np.nan, 1.0])
+    np.testing.assert_array_equal(table["gap"], [1.25 / 4 - 0.5, np.nan, -0.125])
+    assert table.attrs["ece"] == pytest.approx((4 * 0.1875 + 2 * 0.125) / 6)
+    assert list(table) == ["bin", "questions", "confidence", "correct", "gap"]
+
+
+def test_reliability_against_scikit_learns_curve():
+    draw = np.random.default_rng(0)
+    confidence = draw.random(500) ** 2
+    correct = draw.random(500) < confidence
+    table = reliability(confidence, correct, bins=7)
+    shares, means = calibration_curve(correct, confidence, n_bins=7)
+    assert table["correct"].tolist() == pytest.approx(shares.tolist())
+    assert table["confidence"].tolist() == pytest.approx(means.tolist())
+    assert table["questions"].sum() == 500
+
+
+@pytest.mark.parametrize(
+    ("confidence", "correct", "bins", "message"),
+    [
+        ([0.5], [True, False], 10, "confidence has 1 rows, correct has 2"),
+        ([], [], 10, "at least one row"),
+        ([0.5, 1.5], [True, True], 10, "confidence, row 1: a probability in 0..1 is needed, got 1.5"),
+        ([math.nan], [True], 10, "confidence, row 0"),
+        ([0.5], [0.5], 10, "correct, row 0: True or False is needed, got 0.5"),
+        ([0.5], [math.nan], 10, "correct, row 0"),
+        ([0.5], [True], 0, "bins: a number from 1 on"),
+        ([0.5], [True], [0, 0.5, 0.5, 1], "bins: .* edges that rise"),
+        ([0.5], [True], [0.2, 1], "bins: .* edges that rise from 0 to 1"),
+    ],
+)
+def test_bad_confidences_are_refused(confidence, correct, bins, message):
+    with pytest.raises(ValueError, match=message):
+        reliability(confidence, correct, bins)

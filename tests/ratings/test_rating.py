@@ -1,0 +1,774 @@
+"""rating.py: distributions against each candidate by itself, what is read from them by hand, work that is killed, and refusals."""
+
+import contextlib
+import copy
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    set_seed,
+)
+
+from scripts import chat, likelihood
+from scripts.artifacts import read_jsonl
+from scripts.profiles import ROOT
+from scripts.ratings import rating
+from scripts.ratings.rating import SCORES, Ratings, Tree, conformal_margin, distribution
+
+SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.3,  # wide: tokens differ much in likelihood, so that a wrong one shows
+}
+# Seven, of 1 to 27 characters, so that one batch has much padding; the fifth is the second again
+QUESTIONS = ["甲", "火锅里的毛肚打几分？", "钟离", "这双鞋你给几分呢，满分是十分，一个数就好。", "火锅里的毛肚打几分？"]
+QUESTIONS += ["The fox?", "请问，温迪先生，他使用的是什么元素？他的风，能打几分呢？"]
+
+
+def qwen2(tokenizer, **more):
+    return Qwen2ForCausalLM(Qwen2Config(vocab_size=len(tokenizer), **SIZES, **more)).eval()
+
+
+@pytest.fixture(scope="module")
+def kinds(tokenizer):
+    """Models that differ in how they attend, in their head, and in what comes after it."""
+    set_seed(0)
+    sdpa = qwen2(tokenizer)
+    sdpa.set_attn_implementation("sdpa")
+    eager = copy.deepcopy(sdpa)
+    eager.set_attn_implementation("eager")
+    biased = copy.deepcopy(sdpa)
+    biased.lm_head = torch.nn.Linear(SIZES["hidden_size"], len(tokenizer))
+    torch.nn.init.normal_(biased.lm_head.bias, std=2)
+    gemma = Gemma2Config(vocab_size=len(tokenizer), **SIZES, head_dim=16, final_logit_softcapping=2.0)
+    lora = LoraConfig(r=4, target_modules=["q_proj", "lm_head"], init_lora_weights=False, task_type="CAUSAL_LM")
+    return {
+        "sdpa": sdpa,
+        "eager": eager,
+        "tied": qwen2(tokenizer, tie_word_embeddings=True),
+        "biased": biased,
+        "llama": LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **SIZES)).eval(),
+        "gemma2": Gemma2ForCausalLM(gemma).eval(),
+        "lora": get_peft_model(copy.deepcopy(sdpa), lora).eval(),
+    }
+
+
+@pytest.fixture(scope="module")
+def model(kinds):
+    return kinds["sdpa"]
+
+
+KINDS = pytest.mark.parametrize("kind", ["sdpa", "eager", "tied", "biased", "llama", "gemma2", "lora"])
+
+
+def ids_of(tokenizer, text):
+    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def candidates_of(tokenizer, scores=SCORES):
+    return [ids_of(tokenizer, f"{score:.1f}") for score in scores]
+
+
+def shares(log_p):
+    """(probabilities, mass) of candidates that have these log-probabilities."""
+    p = np.exp(np.array(log_p, float))
+    return p / p.sum(), p.sum()
+
+
+def scored_one_by_one(model, tokenizer, question, candidates):
+    prompt = tuple(chat.prompt_ids(tokenizer, question))
+    nats = likelihood.token_nats(model, [(prompt, candidate) for candidate in candidates])
+    return shares([-some.sum(dtype=float) for some in nats])
+
+
+@torch.inference_mode()
+def plain_passes(model, tokenizer, question, candidates):
+    """One pass a candidate, nothing shared."""
+    prompt, logs = chat.prompt_ids(tokenizer, question), []
+    for candidate in candidates:
+        log_p = model(torch.tensor([[*prompt, *candidate]])).logits[0].log_softmax(-1)
+        logs.append(sum(log_p[len(prompt) - 1 + n, token].item() for n, token in enumerate(candidate)))
+    return shares(logs)
+
+
+@torch.inference_mode()
+def walked(model, tokenizer, question, candidates):
+    """What a decoding held to the candidates ends at: at each of their prefixes, all tokens that lead to none are masked."""
+    prompt, step = chat.prompt_ids(tokenizer, question), {}
+    for prefix in {candidate[:n] for candidate in candidates for n in range(len(candidate))}:
+        leads = {c[len(prefix)] for c in candidates if c[: len(prefix)] == prefix and len(c) > len(prefix)}
+        logits = model(torch.tensor([[*prompt, *prefix]])).logits[0, -1].double()
+        logits[[token for token in range(len(logits)) if token not in leads]] = -torch.inf
+        step[prefix] = logits.softmax(-1)
+    return [math.prod(step[c[:n]][c[n]].item() for n in range(len(c))) for c in candidates]
+
+
+def check(found, expected):
+    """`found` of each question is its (probabilities, mass)."""
+    assert len(found) == len(expected)
+    np.testing.assert_allclose(found.probability, [p for p, _ in expected], atol=1e-5, rtol=1e-3)
+    np.testing.assert_allclose(found.mass, [mass for _, mass in expected], rtol=1e-4)
+
+
+# ----- distributions
+
+
+@KINDS
+def test_a_distribution_is_each_candidate_scored_by_itself(kinds, tokenizer, kind):
+    found = distribution(kinds[kind], tokenizer, QUESTIONS)
+    expected = [scored_one_by_one(kinds[kind], tokenizer, one, candidates_of(tokenizer)) for one in QUESTIONS]
+    check(found, expected)
+    np.testing.assert_allclose(found.probability.sum(1), 1, atol=1e-12)
+    assert found.probability.shape == (7, 101) and found.scores.tolist() == [n / 10 for n in range(101)]
+    assert np.ptp(found.probability, axis=1).min() > 0.01  # a wrong order would show
+    assert abs(found.probability[0] - found.probability[3]).max() > 0.01  # as would a wrong question
+
+
+@KINDS
+def test_a_distribution_is_that_of_plain_passes_in_double_precision(kinds, tokenizer, kind):
+    found = distribution(kinds[kind], tokenizer, [QUESTIONS[3], QUESTIONS[0]])
+    double = copy.deepcopy(kinds[kind]).double()
+    check(found, [plain_passes(double, tokenizer, QUESTIONS[n], candidates_of(tokenizer)) for n in (3, 0)])
+
+
+@KINDS
+@pytest.mark.parametrize("constrained", [False, True])
+def test_the_batch_size_changes_nothing_and_a_question_asked_twice_has_one_answer(kinds, tokenizer, kind, constrained):
+    one, seven = (
+        distribution(kinds[kind], tokenizer, QUESTIONS, batch_size=size, constrained=constrained) for size in (1, 7)
+    )
+    np.testing.assert_allclose(one.probability, seven.probability, atol=1e-6)
+    np.testing.assert_allclose(one.mass, seven.mass, rtol=1e-5)
+    assert one.greedy.tolist() == seven.greedy.tolist()
+    assert seven.probability[1].tolist() == seven.probability[4].tolist()
+
+
+def test_an_adapter_that_is_switched_off_changes_nothing(kinds, tokenizer):
+    base, adapted = (distribution(kinds[kind], tokenizer, QUESTIONS[:2]) for kind in ("sdpa", "lora"))
+    with kinds["lora"].disable_adapter():
+        off = distribution(kinds["lora"], tokenizer, QUESTIONS[:2])
+    np.testing.assert_allclose(off.probability, base.probability, atol=1e-6)
+    assert abs(adapted.probability - base.probability).max() > 0.01
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_bfloat16_is_near(tokenizer, attention):
+    set_seed(3)
+    single = Qwen2ForCausalLM(Qwen2Config(vocab_size=len(tokenizer), **(SIZES | {"initializer_range": 0.15})))
+    single.set_attn_implementation(attention)
+    found = distribution(copy.deepcopy(single).bfloat16(), tokenizer, QUESTIONS)
+    expected = distribution(single, tokenizer, QUESTIONS)
+    assert abs(found.probability - expected.probability).max() < 0.1 * expected.probability.max()
+    np.testing.assert_allclose(found.mean(), expected.mean(), atol=0.1)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_padding_does_not_turn_to_nan_in_float16(model, tokenizer, attention):
+    half = copy.deepcopy(model).half()
+    half.set_attn_implementation(attention)
+    for layer in half.model.layers:  # as large as Qwen2's own: added to float16's least number they leave its range
+        torch.nn.init.constant_(layer.self_attn.q_proj.bias, 15.0)
+        torch.nn.init.constant_(layer.self_attn.k_proj.bias, -15.0)
+    together, alone = (distribution(half, tokenizer, QUESTIONS, batch_size=size) for size in (7, 1))
+    assert np.isfinite(alone.probability).all()
+    np.testing.assert_allclose(together.probability, alone.probability, atol=0.02)
+
+
+def test_the_model_reads_a_question_once_with_22_tokens_behind_it(model, tokenizer, monkeypatch):
+    read, headed = [], []
+    monkeypatch.setattr(likelihood, "HEAD_POSITIONS", 10)
+    hooks = [
+        model.model.embed_tokens.register_forward_pre_hook(lambda _, inputs: read.append(tuple(inputs[0].shape))),
+        model.lm_head.register_forward_pre_hook(lambda _, inputs: headed.append(len(inputs[0]))),
+    ]
+    try:
+        found = distribution(model, tokenizer, QUESTIONS, batch_size=4)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    lengths = sorted((len(chat.prompt_ids(tokenizer, question)) for question in set(QUESTIONS)), reverse=True)
+    assert read == [(4, lengths[0] + 22), (2, lengths[4] + 22)]
+    assert sum(headed) == 6 * 23 and max(headed) == 10
+    check(found, [scored_one_by_one(model, tokenizer, one, candidates_of(tokenizer)) for one in QUESTIONS])
+
+
+def test_the_model_is_out_of_training_mode(model, tokenizer):
+    own = copy.deepcopy(model).train()
+    distribution(own, tokenizer, ["甲"])
+    assert not own.training
+
+
+# ----- held to the candidates
+
+
+@KINDS
+def test_constrained_is_what_a_walk_over_the_prefixes_multiplies_to(kinds, tokenizer, kind):
+    found = distribution(kinds[kind], tokenizer, QUESTIONS, constrained=True)
+    expected = [walked(kinds[kind], tokenizer, QUESTIONS[n], candidates_of(tokenizer)) for n in range(3)]
+    np.testing.assert_allclose(found.probability[:3], expected, atol=1e-5, rtol=1e-3)
+    np.testing.assert_allclose(found.probability.sum(1), 1, atol=1e-12)
+    np.testing.assert_allclose(found.mass, 1, rtol=1e-5)
+    free = distribution(kinds[kind], tokenizer, QUESTIONS)
+    assert abs(found.probability - free.probability).max() > 0.001  # so the two are told apart
+    assert found.greedy.tolist() == free.greedy.tolist()
+
+
+@pytest.mark.parametrize("kind", ["sdpa", "gemma2", "lora"])
+def test_greedy_is_what_the_models_own_decoding_ends_at(kinds, tokenizer, kind):
+    questions = [*QUESTIONS[:4], *(f"{name}打几分？" for name in "乙丙丁戊己庚辛壬癸")]
+    allowed = [(*ids, tokenizer.eos_token_id) for ids in candidates_of(tokenizer)]
+    expected = []
+    for question in questions:
+        prompt = torch.tensor([chat.prompt_ids(tokenizer, question)])
+
+        def goes_on(_, ids, start=prompt.shape[1]):
+            behind = tuple(ids[start:].tolist())
+            return sorted({c[len(behind)] for c in allowed if c[: len(behind)] == behind and len(c) > len(behind)})
+
+        ids = kinds[kind].generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            prefix_allowed_tokens_fn=goes_on,
+            do_sample=False,
+            max_new_tokens=5,
+            pad_token_id=tokenizer.eos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+        expected.append(float(tokenizer.decode(ids[0, prompt.shape[1] : -1])))
+    found = distribution(kinds[kind], tokenizer, questions).greedy.tolist()
+    assert found == expected and len(set(found)) > 1
+
+
+# ----- a model whose every probability is known
+
+
+def small_tokenizer(pattern, tokens, normalizer=None):
+    """`tokens` are the vocabulary; a text is cut where `pattern` says. A prompt is the question and a colon."""
+    vocab = {token: number for number, token in enumerate(["<eos>", "<unk>", "?", ":", *tokens])}
+    built = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+    built.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), "isolated")
+    if normalizer:
+        built.normalizer = normalizer
+    made = PreTrainedTokenizerFast(tokenizer_object=built, eos_token="<eos>", unk_token="<unk>")
+    made.chat_template = "{{ messages[0].content }}:"
+    return made
+
+
+DIGITS = [*"0123456789", "."]
+CHARACTERS = small_tokenizer(".", DIGITS)
+
+
+def bigram_model(tokenizer, after):
+    """A model whose next token depends on the last alone: `after` has the probabilities of what follows each."""
+    size = len(tokenizer)
+    config = {"vocab_size": size, "hidden_size": size, "intermediate_size": 1, "num_hidden_layers": 1}
+    made = Qwen2ForCausalLM(Qwen2Config(**config, num_attention_heads=1, num_key_value_heads=1, head_dim=2)).eval()
+    p = torch.full((size, size), 1e-30)
+    for token, follows in after.items():
+        for following, probability in follows.items():
+            ids = tokenizer.convert_tokens_to_ids([token, following])
+            p[ids[1], ids[0]] = probability
+    with torch.no_grad():
+        made.model.embed_tokens.weight.copy_(torch.eye(size))
+        made.model.layers[0].self_attn.o_proj.weight.zero_()
+        made.model.layers[0].mlp.down_proj.weight.zero_()
+        made.model.norm.variance_epsilon = 0.0
+        made.lm_head.weight.copy_(p.log() / math.sqrt(size))  # the norm makes sqrt(size) of the one
+    return made
+
+
+FOUR = (1.2, 1.3, 4.2, 4.3)
+
+
+def test_all_mass_on_scores_constrained_or_not_by_hand():
+    sure = {":": {"1": 0.6, "4": 0.4}, "1": {".": 1}, "4": {".": 1}, ".": {"2": 0.9, "3": 0.1}}
+    for constrained in (False, True):
+        found = distribution(bigram_model(CHARACTERS, sure), CHARACTERS, ["?"], FOUR, constrained=constrained)
+        np.testing.assert_allclose(found.probability, [[0.54, 0.06, 0.36, 0.04]], rtol=1e-5)
+        np.testing.assert_allclose(found.mass, 1, rtol=1e-5)
+        assert found.greedy.tolist() == [1.2]
+
+
+def test_mass_lost_on_the_way_counts_only_where_it_is_not_held_to_the_scores_by_hand():
+    leaks = {":": {"1": 0.6, "4": 0.4}, "1": {".": 0.5, "?": 0.5}, "4": {".": 1}, ".": {"2": 0.5, "3": 0.25, "9": 0.25}}
+    model = bigram_model(CHARACTERS, leaks)
+    free = distribution(model, CHARACTERS, ["?"], FOUR)
+    # .6 x .5 x (.5, .25) and .4 x 1 x (.5, .25), together .525
+    np.testing.assert_allclose(free.probability, [np.array([0.15, 0.075, 0.2, 0.1]) / 0.525], rtol=1e-5)
+    np.testing.assert_allclose(free.mass, 0.525, rtol=1e-5)
+    assert (free.mode().tolist(), free.greedy.tolist()) == ([4.2], [1.2])
+    held = distribution(model, CHARACTERS, ["?"], FOUR, constrained=True)
+    np.testing.assert_allclose(held.probability, [[0.4, 0.2, 0.4 * 2 / 3, 0.4 / 3]], rtol=1e-5)
+    np.testing.assert_allclose(held.mass, 1, rtol=1e-5)
+
+
+# ----- tokenizers that cut scores in other ways
+
+TEN = small_tokenizer("10|.", [*DIGITS, "10"])
+TENTHS = small_tokenizer(r"\.\d|.", [*DIGITS[:-1], *(f".{digit}" for digit in range(10))])
+WHOLE = small_tokenizer(r"\d+\.\d|.", [f"{score:.1f}" for score in SCORES])
+NO_ZERO = small_tokenizer(".", DIGITS, normalizers.Replace(Regex(r"\.0$"), ""))  # 1.0 is "1", 10.0 is "10"
+
+
+@pytest.mark.parametrize(
+    ("cuts", "nodes", "lengths"),
+    [
+        (CHARACTERS, 23, {3: 100, 4: 1}),
+        (TEN, 23, {3: 101}),  # the prompt's end, 0 to 10, and the same with a dot
+        (TENTHS, 12, {2: 100, 3: 1}),  # the prompt's end, 0 to 10: no token of its own for that
+        (WHOLE, 1, {1: 101}),  # the prompt's end
+        (NO_ZERO, 112, {2: 10, 3: 1, 4: 90}),  # with EOS, as 10 and 1.5 begin with 1: so 0.1 to 9.9 are nodes too
+    ],
+    ids=["characters", "ten", "tenths", "whole", "no zero"],
+)
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_a_tokenizer_may_cut_the_scores_in_other_ways(cuts, nodes, lengths, attention):
+    set_seed(4)
+    model = qwen2(cuts)
+    model.set_attn_implementation(attention)
+    ends = (cuts.eos_token_id,) if cuts is NO_ZERO else ()
+    candidates = [(*candidate, *ends) for candidate in candidates_of(cuts)]
+    assert Counter(map(len, candidates)) == lengths
+    assert len(Tree.of(cuts, [f"{score:.1f}" for score in SCORES]).nodes) == nodes
+    questions = ["?", "12?", "?" * 9]
+    found = distribution(model, cuts, questions)
+    check(found, [scored_one_by_one(model, cuts, question, candidates) for question in questions])
+    held = distribution(model, cuts, questions, constrained=True)
+    expected = [walked(model, cuts, question, candidates) for question in questions]
+    np.testing.assert_allclose(held.probability, expected, atol=1e-5, rtol=1e-3)
+
+
+# ----- the tree
+
+
+def named(tokenizer, tree):
+    """A tree with texts for ids: nodes, edges as (text so far, token), and each candidate's edges."""
+    nodes = ["".join(tokenizer.convert_ids_to_tokens(node)) for node in tree.nodes]
+    edges = [(nodes[node], tokenizer.convert_ids_to_tokens(token)) for node, token in tree.edges]
+    return nodes, edges, [[edges[edge] for edge in path] for path in tree.paths]
+
+
+def test_the_tree_of_three_scores_is_the_one_drawn_by_hand():
+    nodes, edges, paths = named(CHARACTERS, Tree.of(CHARACTERS, ["9.7", "9.6", "10"]))
+    assert nodes[0] == "" and set(nodes) == {"", "9", "9.", "1"} and len(nodes) == 4
+    assert Counter(edges) == Counter([("", "9"), ("9", "."), ("9.", "7"), ("9.", "6"), ("", "1"), ("1", "0")])
+    assert paths == [
+        [("", "9"), ("9", "."), ("9.", "7")],
+        [("", "9"), ("9", "."), ("9.", "6")],
+        [("", "1"), ("1", "0")],
+    ]
+
+
+def test_a_node_sees_itself_and_its_ancestors():
+    tree = Tree.of(CHARACTERS, ["9.7", "9.6", "10.0"])
+    nodes, _, _ = named(CHARACTERS, tree)
+    seen = {
+        (nodes[1 + row], nodes[1 + column])
+        for row, line in enumerate(tree.sees().tolist())
+        for column, sees in enumerate(line)
+        if sees
+    }
+    assert seen == {
+        *(("9", "9"), ("9.", "9"), ("9.", "9.")),
+        *(("1", "1"), ("10", "1"), ("10", "10"), ("10.", "1"), ("10.", "10"), ("10.", "10.")),
+    }
+
+
+def test_eos_parts_a_score_that_another_begins_with():
+    _, _, paths = named(CHARACTERS, Tree.of(CHARACTERS, ["1", "10"]))
+    assert paths == [[("", "1"), ("1", "<eos>")], [("", "1"), ("1", "0"), ("10", "<eos>")]]
+    _, _, paths = named(TEN, Tree.of(TEN, ["1", "10"]))  # two tokens that share nothing: nothing to part
+    assert paths == [[("", "1")], [("", "10")]]
+
+
+def test_22_nodes_stand_for_all_scores(tokenizer):
+    tree = Tree.of(tokenizer, [f"{score:.1f}" for score in SCORES])
+    inner = {tokenizer.decode(node) for node in tree.nodes[1:]}
+    assert inner == {*"0123456789", *(f"{digit}." for digit in range(10)), "10", "10."} and len(tree.nodes) == 23
+    assert len(tree.paths) == 101 and len(tree.edges) == 22 + 101
+
+
+@pytest.mark.parametrize(
+    ("candidates", "message"),
+    [
+        ([], "no candidates; a distribution needs at least one"),
+        (["9.7", "9.6", "9.7"], r"candidate 2, '9\.7', has the tokens of '9\.7'; each needs tokens of its own"),
+        (["1", "甲", "乙"], "candidate 2, '乙', has the tokens of '甲'; each needs"),  # both unknown
+        (["1", ""], "candidate 1, '', has no tokens; each needs"),
+    ],
+)
+def test_candidates_that_make_no_tree_are_refused(candidates, message):
+    with pytest.raises(ValueError, match=message):
+        Tree.of(CHARACTERS, candidates)
+
+
+# ----- what is said instead of a distribution
+
+
+def ratings(scores, *rows):
+    rows = np.array(rows, float)
+    return Ratings(np.array(scores, float), rows, np.ones(len(rows)), np.array(scores, float)[rows.argmax(1)])
+
+
+def test_numbers_of_a_distribution_by_hand():
+    some = ratings([0, 2, 5, 10], [0.1, 0.2, 0.3, 0.4], [0.5, 0.5, 0, 0], [0, 0, 1, 0])
+    assert len(some) == 3
+    np.testing.assert_allclose(some.mean(), [0.4 + 1.5 + 4, 1, 5])
+    np.testing.assert_allclose(some.spread(), [math.sqrt(0.8 + 7.5 + 40 - 5.9**2), 1, 0], atol=1e-7)
+    assert some.median().tolist() == [5, 0, 5]
+    assert some.mode().tolist() == [10, 0, 5]
+
+
+def test_the_spread_of_a_sure_distribution_is_nothing_whatever_rounding_says():
+    sure = ratings([9.8, 9.9], [1 - 2e-16, 2e-16])
+    assert (sure.probability @ sure.scores**2 - sure.mean() ** 2)[0] < 0
+    assert sure.spread().tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"), [(0, 0), (0.05, 0), (0.1, 0), (0.11, 2), (0.3, 2), (0.31, 5), (0.6, 5), (0.61, 10), (1, 10)]
+)
+def test_a_quantile_is_the_smallest_score_with_so_much_at_or_below_it(share, expected):
+    assert ratings([0, 2, 5, 10], [0.1, 0.2, 0.3, 0.4]).quantile(share).tolist() == [expected]
+
+
+def test_the_last_quantile_survives_rounding():
+    short = np.full(101, 1 / 101) * (1 - 1e-9)  # sums to a little less than one
+    tenths = [0.1] * 10  # 0.1 ten times adds to 0.9999999999999999
+    assert np.cumsum(tenths)[-1] < 1
+    assert ratings(SCORES, short).quantile(1.0).tolist() == [10.0]
+    assert ratings([*range(10), 99], [*tenths, 0]).quantile(1.0).tolist() == [9]
+    assert ratings([0, 1, 2], [0.1, 0.2, 0.7]).quantile(0.3).tolist() == [1]  # 0.1 + 0.2 is a little more than 0.3
+    assert ratings([0, 1], [0.3 - 1e-16, 0.7]).quantile(0.1 + 0.2).tolist() == [0]
+
+
+def test_an_interval_has_as_much_beyond_each_end_by_hand():
+    some = ratings([0, 2, 5, 8, 10], [0.05, 0.15, 0.5, 0.2, 0.1], [0, 0, 0, 0, 1])
+    low, high = some.interval(0.8)
+    assert (low.tolist(), high.tolist()) == ([2, 10], [8, 10])  # a tenth at each end
+    low, high = some.interval(0.5)
+    assert (low.tolist(), high.tolist()) == ([5, 10], [8, 10])  # a quarter: .20 lie below 5, .70 up to 5
+    low, high = some.interval(0.95)
+    assert (low.tolist(), high.tolist()) == ([0, 10], [10, 10])
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.8, 0.9, 0.99])
+def test_an_interval_holds_its_share_and_has_no_more_than_half_the_rest_beyond_each_end(share):
+    rows = random_distributions()
+    low, high = (end[:, None] for end in ratings(SCORES, *rows).interval(share))
+    grid, beyond = np.array(SCORES), (1 - share) / 2 + 1e-9
+    assert ((rows * ((grid >= low) & (grid <= high))).sum(1) >= share - 1e-9).all()
+    assert ((rows * (grid < low)).sum(1) <= beyond).all() and ((rows * (grid > high)).sum(1) <= beyond).all()
+
+
+@pytest.mark.parametrize("share", [0, 1, -0.1, 80, math.nan])
+def test_an_interval_of_no_proper_share_is_refused(share):
+    with pytest.raises(ValueError, match=rf"share {share}: a share between 0 and 1, such as 0\.8, is right"):
+        ratings([0, 1], [0.5, 0.5]).interval(share)
+
+
+def random_distributions():
+    rng = np.random.default_rng(0)
+    return np.concatenate([rng.dirichlet(np.full(101, weight), 30) for weight in (0.02, 0.3, 3)])
+
+
+def test_median_mean_and_mode_are_best_of_all_scores_at_what_they_are_for():
+    rows, grid = random_distributions(), np.array(SCORES)
+    some, distance = ratings(SCORES, *rows), abs(grid[:, None] - grid)
+
+    def cost(said, power):
+        return (rows * abs(said[:, None] - grid) ** power).sum(1)
+
+    np.testing.assert_allclose(cost(some.median(), 1), (rows @ distance).min(1), atol=1e-9)
+    least = (rows @ distance**2).min(1)
+    assert (cost(some.mean(), 2) <= least + 1e-9).all()
+    np.testing.assert_allclose(cost(some.mean(), 2), some.spread() ** 2, atol=1e-6)
+    assert (cost(some.mean(), 2) >= least - 0.05**2 - 1e-9).all()  # no further from the grid than half a step
+    np.testing.assert_array_equal(rows[np.arange(len(rows)), (some.mode() * 10).round().astype(int)], rows.max(1))
+
+
+class Halves:
+    """Draws a half each time."""
+
+    def random(self, size):
+        return np.full(size, 0.5)
+
+
+def test_below_is_what_lies_under_the_truth_and_a_part_of_what_lies_at_it_by_hand():
+    some = ratings([0, 0.3, 5, 10], *[[0.1, 0.2, 0.3, 0.4]] * 5)
+    found = some.below([0, 0.1 + 0.2, 5, 10, 7], Halves())
+    np.testing.assert_allclose(found, [0.05, 0.1 + 0.1, 0.3 + 0.15, 0.6 + 0.2, 0.6])
+
+
+def test_below_is_spread_evenly_where_truths_come_from_the_distributions_themselves():
+    rng = np.random.default_rng(1)
+    rows = np.repeat(random_distributions(), 40, axis=0)
+    truth = [rng.choice(SCORES, p=row) for row in rows]
+    found = ratings(SCORES, *rows).below(truth, rng)
+    counts = np.histogram(found, bins=10, range=(0, 1))[0]
+    np.testing.assert_allclose(counts, 360, atol=4.5 * math.sqrt(360 * 0.9))
+    assert counts.sum() == 3600
+
+
+# ----- intervals that keep their promise
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"),
+    [(0.2, -2), (0.3, -0.5), (0.4, -0.5), (0.5, 0.5), (0.6, 0.5), (0.8, 3)],  # of 5: the 1st, 2nd, 2nd, 3rd, 3rd, 4th
+)
+def test_the_margin_is_how_far_outside_the_truth_lies_of_enough_rows_by_hand(share, expected):
+    low, high = [2, 2, 4, 5], [6, 6, 8, 7]
+    truth = [4, 6.5, 7.5, 2]  # 2 inside, half outside, half inside, 3 outside
+    assert conformal_margin(low, high, truth, share) == expected
+
+
+def test_the_margins_rank_is_not_pushed_up_by_rounding():
+    truth = np.arange(1.0, 100.0)  # 1 to 99 outside: the margin is its rank
+    assert 100 * 0.07 > 7 and 100 * 0.57 < 57
+    assert [conformal_margin(truth * 0, truth * 0, truth, share) for share in (0.07, 0.57, 0.571, 0.99)] == [
+        7,
+        57,
+        58,
+        99,
+    ]
+
+
+@pytest.mark.parametrize(("share", "rows", "rank"), [(0.8, 12, 11), (0.8, 4, 4), (0.9, 30, 28), (0.5, 9, 5)])
+def test_of_new_rows_like_these_the_grown_intervals_hold_the_share(share, rows, rank):
+    rng = np.random.default_rng(2)
+    held = []
+    for _ in range(4000):
+        center = rng.uniform(0, 10, rows + 1)
+        low, high = center - rng.exponential(size=rows + 1), center + rng.exponential(size=rows + 1)
+        truth = center + rng.normal(size=rows + 1) * 2
+        margin = conformal_margin(low[:-1], high[:-1], truth[:-1], share)
+        held.append(low[-1] - margin <= truth[-1] <= high[-1] + margin)
+    exact = rank / (rows + 1)  # a new row's place among them all is any, equally often
+    assert exact >= share and abs(np.mean(held) - exact) < 4 * math.sqrt(exact * (1 - exact) / 4000)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "truth", "share", "message"),
+    [
+        ([1, 1, 1], [2, 2, 2], [1, 1, 1], 0.8, r"3 rows can't promise a share of 0\.8"),
+        ([], [], [], 0.5, r"0 rows can't promise a share of 0\.5"),
+        ([1], [2], [1], 1.0, r"1 rows can't promise a share of 1\.0"),
+        ([1], [2], [1], 0, "1 rows can't promise a share of 0"),
+        ([1], [2], [1], -0.5, r"1 rows can't promise a share of -0\.5"),
+        ([1, 1], [2, 2, 2], [1], 0.5, "2 low ends, 3 high ends, 1 true scores: each row needs all three"),
+        ([1], [2], [math.nan], 0.5, "an end or a true score is NaN or infinite"),
+        ([1], [math.inf], [1], 0.5, "an end or a true score is NaN or infinite"),
+    ],
+)
+def test_a_margin_that_nothing_can_promise_is_refused(low, high, truth, share, message):
+    with pytest.raises(ValueError, match=message):
+        conformal_margin(low, high, truth, share)
+
+
+# ----- resuming
+
+MANY = [f"{name}{'很' * length}好，打几分？" for length, name in enumerate("甲乙丙丁戊己庚辛壬癸")]  # 5 batches of 2
+
+
+def counted(monkeypatch, last=10**6):
+    """Count the batches that are run; a kill comes in the place of the one after the `last`."""
+    seen, edges = [], rating._edges
+
+    def edges_or_kill(model, prompts, tree, constrained):
+        if len(seen) == last:
+            raise KeyboardInterrupt
+        seen.append(prompts)
+        return edges(model, prompts, tree, constrained)
+
+    monkeypatch.setattr(rating, "_edges", edges_or_kill)
+    return seen
+
+
+def same(one, other):
+    return all(getattr(one, part).tolist() == getattr(other, part).tolist() for part in vars(one))
+
+
+def journal_of(folder):
+    return [line["batch"] for file in folder.glob("batches-*.jsonl") for line in read_jsonl(file)]
+
+
+def test_killed_and_run_again_only_the_rest_is_rated_and_nothing_differs(
+    model, tokenizer, tmp_path, monkeypatch, capsys
+):
+    whole = distribution(model, tokenizer, MANY, batch_size=2)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        counted(patch, last=3)
+        distribution(model, tokenizer, MANY, batch_size=2, journal=tmp_path)
+    assert journal_of(tmp_path) == [0, 1, 2]
+    seen = counted(monkeypatch)
+    assert same(distribution(model, tokenizer, MANY, batch_size=2, journal=tmp_path), whole)
+    assert len(seen) == 2 and journal_of(tmp_path) == [0, 1, 2, 3, 4]
+    assert "3 batches were rated before; going on behind them" in capsys.readouterr().out
+    assert same(distribution(model, tokenizer, MANY, batch_size=2, journal=str(tmp_path)), whole)
+    assert len(seen) == 2 and journal_of(tmp_path) == [0, 1, 2, 3, 4]
+
+
+def test_a_line_that_a_kill_cut_off_is_made_again(model, tokenizer, tmp_path, monkeypatch):
+    whole = distribution(model, tokenizer, MANY, batch_size=2, journal=tmp_path)
+    [file] = tmp_path.glob("batches-*.jsonl")
+    os.truncate(file, file.stat().st_size - 5)
+    seen = counted(monkeypatch)
+    assert same(distribution(model, tokenizer, MANY, batch_size=2, journal=tmp_path), whole)
+    assert len(seen) == 1 and journal_of(tmp_path) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    "changed", ["model", "a weight", "adapter off", "questions", "scores", "batch_size", "constrained"]
+)
+def test_the_journal_of_other_work_is_begun_anew(kinds, tokenizer, tmp_path, monkeypatch, changed):
+    model, work = kinds["lora"], {"questions": MANY, "batch_size": 2}
+    distribution(model, tokenizer, journal=tmp_path, **work)
+    off = contextlib.nullcontext()
+    if changed == "model":
+        model = kinds["llama"]
+    elif changed == "a weight":
+        model = copy.deepcopy(model)
+        with torch.no_grad():
+            model.get_output_embeddings().weight[7, 0] += 1
+    elif changed == "adapter off":
+        off = model.disable_adapter()
+    else:
+        other = {"questions": ["子打几分？", *MANY[1:]], "scores": SCORES[1:], "batch_size": 3, "constrained": True}
+        work |= {changed: other[changed]}
+    seen = counted(monkeypatch)
+    with off:
+        found = distribution(model, tokenizer, journal=tmp_path, **work)
+        batches = len(seen)
+        assert same(found, distribution(model, tokenizer, **work))
+    assert batches == math.ceil(10 / work["batch_size"]) == len(journal_of(tmp_path))
+
+
+# Rates the questions of a file. With a last argument, hangs in the batch after so many.
+WORKER = """
+import json, sys, time
+from pathlib import Path
+from accelerate import PartialState
+from transformers import AutoTokenizer, Qwen2ForCausalLM
+from scripts.ratings import rating
+
+folder, out, *last = sys.argv[1:]
+state, edges, seen = PartialState(cpu=True), rating._edges, []
+def edges_or_hang(*arguments):
+    if last and len(seen) == int(last[0]):
+        time.sleep(600)
+    seen.append(0)
+    return edges(*arguments)
+rating._edges = edges_or_hang
+questions = json.loads(Path(folder, "questions.json").read_text(encoding="utf-8"))
+model, tokenizer = Qwen2ForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+found = rating.distribution(model, tokenizer, questions, batch_size=2, journal=Path(out, "journal"))
+parts = {name: part.tolist() for name, part in vars(found).items()}
+Path(out, f"found-{state.process_index}.json").write_text(json.dumps(parts))
+"""
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture(scope="module")
+def work(model, tokenizer, tmp_path_factory):
+    """(folder, worker): a checkpoint with questions, and the script that rates them."""
+    folder = tmp_path_factory.mktemp("work")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "questions.json").write_text(json.dumps(MANY), encoding="utf-8")
+    (folder / "worker.py").write_text(WORKER, encoding="utf-8")
+    return folder, folder / "worker.py"
+
+
+def test_a_process_that_is_killed_in_mid_rating_leaves_what_another_goes_on_behind(
+    model, tokenizer, work, tmp_path, monkeypatch
+):
+    folder, worker = work
+    process = subprocess.Popen([sys.executable, worker, folder, tmp_path, "2"], cwd=ROOT, env=ENVIRONMENT)
+    try:
+        deadline = time.monotonic() + 600
+        while not (tmp_path / "journal").exists() or len(journal_of(tmp_path / "journal")) < 2:
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
+    finally:
+        process.kill()
+    assert process.wait() == -9
+    seen = counted(monkeypatch)
+    found = distribution(model, tokenizer, MANY, batch_size=2, journal=tmp_path / "journal")
+    assert len(seen) == 3 and sorted(journal_of(tmp_path / "journal")) == [0, 1, 2, 3, 4]
+    monkeypatch.undo()
+    assert same(found, distribution(model, tokenizer, MANY, batch_size=2))
+
+
+def test_two_processes_give_the_result_of_one(model, tokenizer, work, tmp_path):
+    folder, worker = work
+    # with --cpu it starts one process whatever number is asked for; --multi_gpu starts two, which find no GPU and use gloo
+    launch = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
+    command = [sys.executable, *launch.split(), worker, folder, tmp_path]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, env=ENVIRONMENT)
+    assert done.returncode == 0, done.stderr
+    whole = distribution(model, tokenizer, MANY, batch_size=2)
+    for process in range(2):
+        parts = json.loads((tmp_path / f"found-{process}.json").read_text())
+        assert same(Ratings(**{name: np.array(part) for name, part in parts.items()}), whole)
+    assert len(list((tmp_path / "journal").glob("batches-*.jsonl"))) == 2
+    assert sorted(journal_of(tmp_path / "journal")) == [0, 1, 2, 3, 4]
+
+
+# ----- refusals
+
+
+def test_no_questions_and_an_empty_one_are_refused(model, tokenizer):
+    with pytest.raises(ValueError, match="no questions; at least one is right"):
+        distribution(model, tokenizer, [])
+    for empty in ("", " \n"):
+        with pytest.raises(ValueError, match=r"turn 1 \(user\): content .*; a text that is not empty is right"):
+            distribution(model, tokenizer, ["甲", empty])
+
+
+def test_flash_attention_is_refused(model, tokenizer):
+    flash = copy.deepcopy(model)
+    flash.config._attn_implementation = "flash_attention_2"
+    with pytest.raises(ValueError, match="attention is 'flash_attention_2', which takes no mask of a tree; load with"):
+        distribution(flash, tokenizer, ["甲"])
+
+
+def test_scores_that_are_one_with_one_decimal_are_refused(model, tokenizer):
+    with pytest.raises(ValueError, match=r"candidate 1, '9\.7', has the tokens of '9\.7'"):
+        distribution(model, tokenizer, ["甲"], scores=(9.71, 9.72))
+
+
+def test_a_question_longer_than_a_sliding_window_is_refused_and_one_that_just_fits_is_right():
+    """The mask of the tree would show a layer what its window hides."""
+    set_seed(5)
+    own = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}
+    model = qwen2(CHARACTERS, **own)
+    assert model.config.layer_types == ["full_attention", "sliding_attention"]
+    fits = "?" * 4  # and a colon, and the three inner tokens of 10.0
+    check(
+        distribution(model, CHARACTERS, [fits]),
+        [scored_one_by_one(model, CHARACTERS, fits, candidates_of(CHARACTERS))],
+    )
+    with pytest.raises(ValueError, match="a question has 9 tokens with a score's, the attention's sliding window 8"):
+        distribution(model, CHARACTERS, ["?", fits + "?"])

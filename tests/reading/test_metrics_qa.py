@@ -1,0 +1,340 @@
+"""QA metrics against the figures of the official scripts, values worked out by hand, slow oracles, and bad input."""
+
+import doctest
+import math
+import random
+import socket
+
+import evaluate
+import numpy as np
+import pytest
+
+from scripts.reading import metrics
+from scripts.reading.metrics import ChineseQA, Cmrc2018, SquadV2, best_char_f1, best_exact
+
+QUESTIONS = {  # id: (accepted answers, prediction, probability that there is no answer)
+    "钟离-1": (["璃月", "璃月港"], "璃月", 0.1),
+    "钟离-2": (["岩元素"], "水元素", 0.2),
+    "钟离-3": (["往生堂的客卿"], "往生堂客卿", 0.3),
+    "胡桃-1": (["《神霄折戟录》"], "神霄折戟录。", 0.05),
+    "胡桃-2": (["2020年9月28日", "9月28日"], "２０２０年9月28日", 0.4),
+    "温迪-1": (["the Anemo Archon", "Barbatos"], "an anemo archon!", 0.15),
+    "温迪-2": (["Mondstadt city", "the city of Mondstadt"], "in Mondstadt city", 0.25),
+    "温迪-3": (["风神Barbatos（巴巴托斯）"], "Barbatos(巴巴托斯)", 0.35),
+    "温迪-4": (["苹果酒"], "", 0.6),
+    "无-1": ([], "", 0.9),
+    "无-2": ([], "蒙德", 0.7),
+    "无-3": ([], "the", 0.55),
+}
+ANSWERABLE = {id: question for id, question in QUESTIONS.items() if question[0]}
+METRICS = [SquadV2, ChineseQA, Cmrc2018]
+
+
+def test_docstring_examples():
+    result = doctest.testmod(metrics)
+    assert result.attempted > 5 and result.failed == 0
+
+
+def records(questions=QUESTIONS, without=()):
+    """`compute`'s arguments for {id: (answers, prediction, probability)}; ids in `without` get no prediction."""
+    predictions = [
+        {"id": id, "prediction_text": text, "no_answer_probability": probability}
+        for id, (_, text, probability) in questions.items()
+        if id not in without
+    ]
+    references = [
+        {"id": id, "answers": {"text": answers, "answer_start": [0] * len(answers)}}
+        for id, (answers, _, _) in questions.items()
+    ]
+    return {"predictions": predictions, "references": references}
+
+
+# --- the official scripts ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("threshold", "exact", "f1", "no_answer"),
+    [(1.0, 33.333333333333336, 40.0, 66.66666666666667), (0.5, 41.666666666666664, 48.333333333333336, 100.0)],
+)
+def test_squad_v2_prints_what_evaluate_v2_py_prints(threshold, exact, f1, no_answer):
+    """The figures are those of SQuAD's evaluate-v2.0.py (copy in github.com/qwang70/bert, b3797fb) with -n and -t."""
+    assert SquadV2().compute(**records(), no_answer_threshold=threshold) == {
+        "exact": exact,
+        "f1": f1,
+        "total": 12,
+        "HasAns_exact": 22.22222222222222,
+        "HasAns_f1": 31.11111111111111,
+        "HasAns_total": 9,
+        "NoAns_exact": no_answer,
+        "NoAns_f1": no_answer,
+        "NoAns_total": 3,
+        "best_exact": 41.666666666666664,
+        "best_exact_thresh": 0.15,
+        "best_f1": 48.333333333333336,
+        "best_f1_thresh": 0.25,
+    }
+
+
+def test_cmrc_2018_gives_what_its_script_gives():
+    """The figures are those of cmrc2018_evaluate.py v6 (github.com/ymcui/cmrc2018, baseline/, c0eb1b6), unrounded."""
+    assert Cmrc2018().compute(**records(ANSWERABLE, without=["温迪-4"])) == {
+        "AVERAGE": 44.37950937950937,
+        "F1": 66.53679653679653,
+        "EM": 22.22222222222222,
+        "TOTAL": 9,
+        "SKIP": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("answer", "prediction", "f1", "exact"),
+    [
+        ("往生堂的客卿", "往生堂客卿", 6 / 11, 0),  # the run 往生堂: 3 of 5 and 3 of 6
+        ("2020年9月28日", "２０２０年9月28日", 10 / 12, 0),  # full-width digits are another token
+        ("钟离：“契约”", "钟离契约", 1, 1),  # listed marks do not count
+        ("钟离…", "钟离", 4 / 5, 0),  # … is not listed
+        ("ω-Force", "ωforce", 1, 1),  # nor do - and case
+        ("New York", "york", 2 / 3, 0),
+        ("约37.5%", "37.5%", 4 / 5, 0),  # tokens 约, 37.5, %
+        ("The cat can't", "can't", 4 / 6, 0),  # nltk: the, cat, ca, n't
+        ("", "钟离", 0, 0),
+    ],
+)
+def test_cmrc_2018_by_hand(answer, prediction, f1, exact):
+    scores = Cmrc2018().compute(**records({"1": ([answer], prediction, 0.0)}))
+    assert (scores["F1"], scores["EM"]) == (pytest.approx(100 * f1), 100 * exact)
+
+
+def test_cmrc_2018_against_an_oracle_that_tries_every_run():
+    draw, questions = random.Random(0), {}
+    for number in range(200):
+        answers = ["".join(draw.choices("岩元素钟", k=draw.randint(1, 8))) for _ in range(draw.randint(1, 3))]
+        questions[str(number)] = (answers, "".join(draw.choices("岩元素钟", k=draw.randint(0, 8))), 0.0)
+
+    def runs(text):
+        return {text[i:j] for i in range(len(text)) for j in range(i, len(text) + 1)} | {""}
+
+    def f1(text, answer):
+        return 2 * max(map(len, runs(text) & runs(answer))) / (len(text) + len(answer))
+
+    expected = np.mean([max(f1(text, a) for a in answers) for answers, text, _ in questions.values()])
+    assert Cmrc2018().compute(**records(questions))["F1"] == pytest.approx(100 * expected)
+
+
+def test_squad_v2s_best_is_that_of_every_threshold_tried():
+    draw, metric = random.Random(1), SquadV2()
+    for _ in range(5):
+        questions = {}
+        for number in range(12):
+            answers = [" ".join(draw.choices(["red", "blue", "sea"], k=2)) for _ in range(draw.randint(0, 2))]
+            text = draw.choice([*answers, "", "red sea", "blue"])
+            questions[str(number)] = (answers, text, round(draw.random(), 6))
+        tried = {
+            threshold: metric.compute(**records(questions), no_answer_threshold=threshold)
+            for threshold in [-1.0, *(q[2] for q in questions.values())]
+        }
+        scores = metric.compute(**records(questions))
+        for name in ("exact", "f1"):
+            assert scores[f"best_{name}"] == pytest.approx(max(scores[name] for scores in tried.values()))
+            reached = tried.get(scores[f"best_{name}_thresh"], tried[-1.0])
+            assert reached[name] == pytest.approx(scores[f"best_{name}"])
+
+
+# --- Chinese ----------------------------------------------------------------------------------------------------------
+
+
+def test_official_f1_only_repeats_exact_match_in_chinese_and_characters_do_not():
+    answers = {"1": "岩元素", "2": "往生堂的客卿", "3": "璃月港", "4": "蒙德"}
+    said = {"1": "水元素", "2": "往生堂的客卿", "3": "在璃月港的码头", "4": "稻妻"}
+    arguments = records({id: ([answers[id]], said[id], 0.0) for id in answers})
+    official, chinese = SquadV2().compute(**arguments), ChineseQA().compute(**arguments)
+    assert official["f1"] == official["exact"] == chinese["exact"] == 25
+    assert chinese["f1"] == pytest.approx(100 * (4 / 6 + 1 + 6 / 10 + 0) / 4)
+
+
+def test_chinese_qa_by_hand():
+    exact = [1, 0, 0, 1, 1, 0, 0, 0, 0]  # 胡桃-1 without book marks and full stop, 胡桃-2 in half width
+    f1 = [1, 4 / 6, 10 / 11, 1, 1, 0, 4 / 5, 14 / 16, 0]  # 温迪-1: case counts
+    assert ChineseQA().compute(**records()) == {
+        "exact": pytest.approx(100 * (sum(exact) + 1) / 12),
+        "f1": pytest.approx(100 * (sum(f1) + 1) / 12),
+        "total": 12,
+        "missing": 0,
+        "HasAns_exact": pytest.approx(100 * sum(exact) / 9),
+        "HasAns_f1": pytest.approx(100 * sum(f1) / 9),
+        "HasAns_total": 9,
+        "NoAns_accuracy": pytest.approx(100 / 3),
+        "NoAns_total": 3,
+    }
+
+
+@pytest.mark.parametrize(
+    ("prediction", "answer", "same"),
+    [
+        ("《原神》", "原神", True),
+        ("“契约”。", "契约", True),
+        ("「契约。」", "契约", True),
+        ("《原神", "《原神》", True),
+        ("，璃月", ",璃月", True),  # full width
+        ("璃月，", "璃月", False),  # other marks count
+        ("《原神》与《崩坏》", "原神与崩坏", False),  # inside they count
+        ("3.5", "35", False),
+        ("Yes", "yes", False),
+    ],
+)
+def test_what_counts_as_the_same_answer(prediction, answer, same):
+    assert best_exact([prediction], [[answer]]).tolist() == [same]
+    assert best_exact([answer], [[prediction]]).tolist() == [same]
+    assert (best_char_f1([prediction], [[answer]])[0] == 1) == same
+
+
+def test_the_best_of_several_references_counts_and_without_one_the_empty_answer_is_right():
+    predictions, references = ["璃月", "在璃月", "", "璃月", "。"], [["蒙德", "璃月"], ["璃月港", "璃月"], [], [], []]
+    assert best_exact(predictions, references).tolist() == [True, False, True, False, True]
+    assert best_exact(predictions, references).dtype == bool
+    assert best_char_f1(predictions, references).tolist() == pytest.approx([1, 4 / 5, 1, 0, 1])
+
+
+def test_best_char_f1_against_char_f1_of_each_reference():
+    draw = random.Random(2)
+    predictions = ["".join(draw.choices("岩元素钟，", k=draw.randint(0, 6))) for _ in range(100)]
+    references = [
+        ["岩" + "".join(draw.choices("岩元素钟，", k=draw.randint(0, 6))) for _ in range(3)] for _ in range(100)
+    ]
+    each = [metrics.char_f1(predictions, [texts[i] for texts in references]) for i in range(3)]
+    assert best_char_f1(predictions, references).tolist() == np.max(each, axis=0).tolist()
+
+
+def test_a_mean_over_no_question_is_nan_and_the_official_keys_are_left_out():
+    without = records({id: q for id, q in QUESTIONS.items() if not q[0]})
+    assert math.isnan(ChineseQA().compute(**without)["HasAns_f1"])
+    assert math.isnan(ChineseQA().compute(**records(ANSWERABLE))["NoAns_accuracy"])
+    assert not any(key.startswith("HasAns") for key in SquadV2().compute(**without))
+    assert not any(key.startswith("NoAns") for key in SquadV2().compute(**records(ANSWERABLE)))
+
+
+@pytest.mark.parametrize(
+    ("predictions", "references", "message"),
+    [
+        (["岩"], [["岩"], ["水"]], "predictions has 1 rows, references has 2"),
+        ([], [], "at least one row"),
+        (["岩", None], [["岩"], ["水"]], "predictions, row 1: a text is needed"),
+        (["岩", "水"], [["岩"], "水"], "references, row 1: a sequence of texts is needed"),
+        (["岩"], [["岩", None]], "references, row 0, row 1: a text is needed, got None"),
+        (["岩"], [["岩", "。"]], r"references, row 0: \['岩', '。'\] holds an answer of marks alone"),
+    ],
+)
+def test_bad_rows_are_refused(predictions, references, message):
+    for metric in (best_exact, best_char_f1):
+        with pytest.raises(ValueError, match=message):
+            metric(predictions, references)
+
+
+# --- rows by id -------------------------------------------------------------------------------------------------------
+
+
+def test_missing_predictions_count_as_0():
+    without = ["钟离-1", "无-1"]  # both are right in the full set
+    scores = SquadV2().compute(**records(without=without))
+    assert scores["missing"] == 2 and scores["total"] == 12 and scores["NoAns_total"] == 3
+    assert scores["exact"] == pytest.approx(100 * (4 - 2) / 12)
+    assert scores["best_exact"] == pytest.approx(100 * (5 - 2) / 12)
+    assert "missing" not in SquadV2().compute(**records())
+
+    scores = ChineseQA().compute(**records(without=without))
+    assert scores["missing"] == 2 and scores["total"] == 12
+    assert scores["exact"] == pytest.approx(100 * (4 - 2) / 12) and scores["NoAns_accuracy"] == 0
+
+    scores = Cmrc2018().compute(**records(ANSWERABLE, without=without))
+    assert scores["SKIP"] == 1 and scores["TOTAL"] == 9 and scores["EM"] == pytest.approx(100 * (2 - 1) / 9)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_no_prediction_at_all_is_0(metric):
+    scores = metric().compute(**records(ANSWERABLE, without=ANSWERABLE))
+    assert scores.get("exact", scores.get("EM")) == 0
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_one_call_many_batches_and_any_order_are_the_same(metric):
+    arguments = records(ANSWERABLE)
+    once = metric().compute(**arguments)
+    batches, other = metric(), metric()
+    for at in range(0, 9, 4):
+        batches.add_batch(**{name: rows[at : at + 4] for name, rows in arguments.items()})
+        other.add_batch(predictions=arguments["predictions"][at : at + 4])  # two at the same time
+    other.add_batch(references=arguments["references"][::-1])
+    once = pytest.approx(once, rel=1e-12, nan_ok=True)
+    assert batches.compute() == once and other.compute() == once
+    for prediction, reference in zip(*arguments.values(), strict=True):
+        batches.add(prediction=prediction, reference=reference)
+    assert batches.compute() == once and batches.compute(**arguments) == once  # no compute leaves a row behind
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_squads_own_list_of_answers_is_taken_and_a_probability_may_be_left_out(metric):
+    arguments = records({id: (answers, text, 0.0) for id, (answers, text, _) in ANSWERABLE.items()})
+    as_squad = {
+        "predictions": [{"id": p["id"], "prediction_text": p["prediction_text"]} for p in arguments["predictions"]],
+        "references": [
+            {"id": r["id"], "answers": [{"text": text, "answer_start": 0} for text in r["answers"]["text"]]}
+            for r in arguments["references"]
+        ],
+    }
+    assert metric().compute(**as_squad) == metric().compute(**arguments)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_it_is_an_evaluate_metric_without_network_files_and_noise(metric, tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(evaluate.config, "HF_METRICS_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("the network was asked"))
+    instance = metric()
+    assert isinstance(instance, evaluate.Metric)
+    instance.compute(**records(ANSWERABLE))
+    assert not (tmp_path / "cache").exists() and capfd.readouterr() == ("", "")
+
+
+GOOD = {"id": "1", "prediction_text": "岩"}, {"id": "1", "answers": {"text": ["岩"]}}
+
+
+@pytest.mark.parametrize(
+    ("predictions", "references", "message"),
+    [
+        ([GOOD[0], GOOD[0] | {"id": "7"}], [GOOD[1]], "predictions: '7': no such id among the 1 references"),
+        ([GOOD[0], GOOD[0]], [GOOD[1]], "predictions: '1': each id can stand there once"),
+        ([GOOD[0]], [GOOD[1], GOOD[1]], "references: '1': each id can stand there once"),
+        ([], [], "references are empty"),
+        (["岩"], [GOOD[1]], r"predictions, row 0: \{\"id\": text.* got '岩'"),
+        ([GOOD[0], {"id": "1"}], [GOOD[1]], "predictions, row 1: .* is needed"),
+        ([GOOD[0] | {"id": ""}], [GOOD[1]], "predictions, row 0: .* not empty"),
+        ([GOOD[0] | {"id": 1}], [GOOD[1]], "predictions, row 0: .* is needed"),
+        ([GOOD[0] | {"prediction_text": None}], [GOOD[1]], "predictions, row 0: .* is needed"),
+        ([GOOD[0] | {"no_answer_probability": math.nan}], [GOOD[1]], "predictions, row 0: .* finite number"),
+        ([GOOD[0] | {"no_answer_probability": "0.5"}], [GOOD[1]], "predictions, row 0: .* finite number"),
+        ([GOOD[0]], [{"id": "1", "answers": ["岩"]}], "references, row 0: .* is needed"),
+        ([GOOD[0]], [{"id": "1"}], "references, row 0: .* is needed"),
+        ([GOOD[0]], [GOOD[1] | {"id": ""}], "references, row 0: .* not empty"),
+        ([GOOD[0]], [{"id": "1", "answers": {"text": "岩"}}], "references, row 0, answers: a sequence of texts"),
+        ([GOOD[0]], [{"id": "1", "answers": {"text": [None]}}], "references, row 0, answers, row 0: a text is needed"),
+    ],
+)
+@pytest.mark.parametrize("metric", METRICS)
+def test_bad_records_are_named_and_the_metric_is_usable_afterwards(metric, predictions, references, message):
+    instance = metric()
+    with pytest.raises(ValueError, match=message):
+        instance.compute(predictions=predictions, references=references)
+    scores = instance.compute(predictions=[GOOD[0]], references=[GOOD[1]])
+    assert scores.get("exact", scores.get("EM")) == 100
+
+
+def test_many_bad_ids_are_cut_short_and_nothing_at_all_is_an_error():
+    predictions = [GOOD[0] | {"id": f"x{i}"} for i in range(7)]
+    with pytest.raises(ValueError, match="'x0', 'x1', 'x2', 'x3', 'x4' and 2 more: no such id"):
+        ChineseQA().compute(predictions=predictions, references=[GOOD[1]])
+    with pytest.raises(ValueError, match="nothing to compute"):
+        ChineseQA().compute()
+
+
+def test_cmrc_2018_refuses_questions_without_an_answer():
+    with pytest.raises(ValueError, match="references: '无-1', '无-2', '无-3': no answer"):
+        Cmrc2018().compute(**records())

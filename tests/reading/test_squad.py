@@ -1,0 +1,713 @@
+"""squad.py: each kind of fault by hand, the ledger after every single check, forms that are equal, encodings, copies."""
+
+import codecs
+import copy
+import doctest
+import json
+
+import datasets
+import pytest
+from datasets import Dataset, DatasetDict
+
+from scripts.files import DataError
+from scripts.metrics import near_copies
+from scripts.reading import squad
+from scripts.reading.squad import KINDS, OUTCOMES, Fault, check, load, write
+
+CONTEXT = "阿兰是云梦的灯匠，石生是海州的船工。阿兰爱笑。"  # 阿兰 at 0 and 18, 灯匠 at 6, 石生 at 9, 船工 at 15
+
+
+def qa(*answers, **more):
+    """A nested question with (text, start) answers."""
+    answers = [{"text": text, "answer_start": start} for text, start in answers]
+    return {"id": "q-1", "question": "谁？", "answers": answers} | more
+
+
+def nested(*qas, context=CONTEXT, title="海边"):
+    return {"version": "v2.0", "data": [{"title": title, "paragraphs": [{"context": context, "qas": list(qas)}]}]}
+
+
+def balanced(report):
+    """The report, after its sums: each item has one outcome, each outcome its fault, each fault its line."""
+    counts, faults, table = report.counts(), report.faults, report.table()
+    assert (counts["read"] == counts[list(OUTCOMES)].sum(axis=1)).all(), counts
+    assert all(isinstance(fault, Fault) and fault.kind in KINDS and fault.detail for fault in faults)
+
+    def noted(item, action):
+        return sum((fault.item, fault.action) == (item, action) for fault in faults)
+
+    assert noted("questions", "left out") == counts.loc["questions", "left out"]
+    assert noted("blocks", "left out") == counts.loc["blocks", "left out"] == counts.loc["blocks", "read"]
+    for item in ("answers", "plausible answers"):
+        assert noted(item, "mended") == counts.loc[item, "mended"]
+        assert noted(item, "left out") <= counts.loc[item, "left out"]  # others went with their question
+    assert (table["found"] == table["mended"] + table["left out"]).all()
+    assert table["found"].sum() == len(faults)
+    return report
+
+
+def checked(data):
+    rows, report = check(data)
+    balanced(report)
+    _, *kept, _ = line(report)
+    assert len(rows) == sum(kept)
+    for row in rows:  # what is kept is right
+        assert bool(row["answers"]["text"]) != row["is_impossible"]
+        for key in ("answers", "plausible_answers"):
+            for text, start in zip(row[key]["text"], row[key]["answer_start"], strict=True):
+                assert text and row["context"][start : start + len(text)] == text and start >= 0
+    return rows.to_list(), report
+
+
+def loaded(source, **more):
+    rows, report = load(source, **more)
+    balanced(report)
+    return rows.to_list(), report
+
+
+def line(report, item="questions"):
+    """(read, unchanged, mended, with an answer left out, left out)"""
+    return tuple(int(number) for number in report.counts().loc[item])
+
+
+def only(report):
+    assert len(report.faults) == 1, report.faults
+    return report.faults[0]
+
+
+def pairs(row, key="answers"):
+    return list(zip(row[key]["text"], row[key]["answer_start"], strict=True))
+
+
+def save(path, value, encoding="utf-8"):
+    path.write_bytes(json.dumps(value, ensure_ascii=False).encode(encoding))
+    return path
+
+
+# ---------------------------------------------------------------- what is right passes
+
+
+def test_a_right_question_comes_out_as_a_row():
+    rows, report = checked(nested(qa(("灯匠", 6), ("云梦的灯匠", 3))))
+    assert rows == [
+        {
+            "id": "q-1",
+            "title": "海边",
+            "context": CONTEXT,
+            "question": "谁？",
+            "answers": {"text": ["灯匠", "云梦的灯匠"], "answer_start": [6, 3]},
+            "plausible_answers": {"text": [], "answer_start": []},
+            "is_impossible": False,
+        }
+    ]
+    assert report.faults == [] and report.table().empty
+    assert line(report) == (1, 1, 0, 0, 0) and line(report, "answers") == (2, 2, 0, 0, 0)
+
+
+def test_an_unanswerable_question_keeps_its_plausible_answers():
+    plausible = [{"text": "船工", "answer_start": 15}]
+    rows, report = checked(nested(qa(is_impossible=True, plausible_answers=plausible)))
+    assert rows[0]["is_impossible"] and pairs(rows[0]) == [] and pairs(rows[0], "plausible_answers") == [("船工", 15)]
+    assert report.faults == [] and line(report, "plausible answers") == (1, 1, 0, 0, 0)
+
+
+def test_an_answer_that_occurs_twice_is_right_at_either_place():
+    for start in (0, 18):
+        rows, report = checked(nested(qa(("阿兰", start))))
+        assert pairs(rows[0]) == [("阿兰", start)] and report.faults == []
+
+
+@pytest.mark.parametrize(
+    ("context", "text", "start"),
+    [
+        ("🐉🐉龙在此😀好", "龙在此", 2),  # an emoji is one character, though two in UTF-16 and four in UTF-8
+        ("👩‍🚀登月", "👩‍🚀", 0),  # three characters that show as one
+        ("Klee 用 Pyro 元素，lv.90", "Pyro 元素", 7),
+        ("鍾離來自璃月，𠮷野家亦然。", "𠮷野家", 7),
+        ("cafe\u0301 与茶", "cafe\u0301", 0),
+    ],
+)
+def test_emoji_mixed_and_traditional_text_is_counted_in_characters(context, text, start):
+    assert context[start : start + len(text)] == text
+    for given in (start, start + 1):
+        rows, report = checked(nested(qa((text, given)), context=context))
+        assert pairs(rows[0]) == [(text, start)]
+        assert [fault.kind for fault in report.faults] == ["wrong offset"][: given - start]
+
+
+# ---------------------------------------------------------------- answers
+
+
+@pytest.mark.parametrize("start", [5, -1, -100, 10**20])
+def test_a_text_that_occurs_once_is_mended(start):
+    rows, report = checked(nested(qa(("灯匠", start))))
+    fault = only(report)
+    assert pairs(rows[0]) == [("灯匠", 6)]
+    assert (fault.id, fault.kind, fault.action, fault.item) == ("q-1", "wrong offset", "mended", "answers")
+    assert fault.detail == (f"data[0].paragraphs[0].qas[0].answers[0]: '灯匠' stands at 6, not at {start}; 6 was taken")
+    assert line(report) == (1, 0, 1, 0, 0) and line(report, "answers") == (1, 0, 1, 0, 0)
+
+
+def test_a_negative_offset_does_not_count_from_the_end():
+    assert CONTEXT[-5:-3] == "阿兰"  # what a slice would find
+    rows, report = checked(nested(qa(("阿兰", -5), ("灯匠", 6))))
+    assert pairs(rows[0]) == [("灯匠", 6)] and only(report).action == "left out"
+
+
+def test_a_text_that_occurs_twice_is_left_out_with_its_places():
+    rows, report = checked(nested(qa(("阿兰", 1), ("灯匠", 6))))
+    fault = only(report)
+    assert pairs(rows[0]) == [("灯匠", 6)]
+    assert (fault.kind, fault.action) == ("wrong offset", "left out") and "stands at 0, 18, not at 1;" in fault.detail
+    assert line(report) == (1, 0, 0, 1, 0) and line(report, "answers") == (2, 1, 0, 0, 1)
+
+
+def test_overlapping_places_are_two_places():
+    rows, report = checked(nested(qa(("哈哈", 5)), context="哈哈哈。"))
+    assert rows == [] and "stands at 0, 1, not at 5" in report.faults[0].detail
+
+
+def test_a_text_that_is_absent_is_left_out():
+    rows, report = checked(nested(qa(("铁匠", 6), ("灯匠", 6))))
+    assert pairs(rows[0]) == [("灯匠", 6)] and (only(report).kind, only(report).action) == ("absent", "left out")
+
+
+def test_a_question_without_an_answer_left_is_left_out_with_its_plausible_ones():
+    plausible = [{"text": "船工", "answer_start": 15}]
+    rows, report = checked(nested(qa(("铁匠", 6), ("阿兰", 3), plausible_answers=plausible)))
+    assert rows == []
+    assert [(fault.kind, fault.item) for fault in report.faults] == [
+        ("absent", "answers"),
+        ("wrong offset", "answers"),
+        ("no answer left", "questions"),
+    ]
+    assert line(report) == (1, 0, 0, 0, 1) and line(report, "answers") == (2, 0, 0, 0, 2)
+    assert line(report, "plausible answers") == (1, 0, 0, 0, 1)
+
+
+def test_a_mended_and_a_lost_answer_make_a_question_that_lost_one():
+    _, report = checked(nested(qa(("灯匠", 0), ("铁匠", 0), ("船工", 15))))
+    assert line(report) == (1, 0, 0, 1, 0) and line(report, "answers") == (3, 1, 1, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("context", "text", "start", "right"),
+    [
+        ("价格是１２元（含税）。", "12元(含税)", 3, ("１２元（含税）", 3)),
+        ("价格是１２元（含税）。", "12元(含税)", 0, ("１２元（含税）", 3)),  # elsewhere, but once
+        ("他说:你好,世界", "你好，世界", 3, ("你好,世界", 3)),  # the context has the half-width form
+        ("ＡＢ AB ＡＢ", "ＡB", 6, ("ＡＢ", 6)),  # three places fit, and the offset says which
+        ("叫ｶﾒﾗ", "カメラ", 1, ("ｶﾒﾗ", 1)),
+        ("甲\u3000乙", "甲 乙", 0, ("甲\u3000乙", 0)),
+    ],
+)
+def test_another_width_is_mended_with_the_contexts_own_text(context, text, start, right):
+    rows, report = checked(nested(qa((text, start)), context=context))
+    assert pairs(rows[0]) == [right] and (only(report).kind, only(report).action) == ("width", "mended")
+
+
+def test_another_width_that_fits_several_places_is_left_out():
+    rows, report = checked(nested(qa(("ＡB", 1), ("AB", 3)), context="ＡＢ AB ＡＢ"))
+    assert pairs(rows[0]) == [("AB", 3)]
+    assert (only(report).kind, only(report).action) == ("width", "left out") and "0, 3, 6" in only(report).detail
+
+
+def test_a_verbatim_place_goes_before_one_in_another_width():
+    rows, report = checked(nested(qa(("A,B", 0)), context="A，B和A,B"))
+    assert pairs(rows[0]) == [("A,B", 4)] and only(report).kind == "wrong offset"
+
+
+@pytest.mark.parametrize("text", ["", "  ", "\n"])
+def test_an_empty_answer_is_left_out(text):
+    rows, report = checked(nested(qa((text, 0), ("灯匠", 6))))
+    assert pairs(rows[0]) == [("灯匠", 6)] and (only(report).kind, only(report).action) == ("empty answer", "left out")
+    rows, report = checked(nested(qa((text, 0))))
+    assert rows == [] and [fault.kind for fault in report.faults] == ["empty answer", "no answer left"]
+
+
+def test_an_empty_text_as_the_answer_of_an_unanswerable_question_goes_and_the_question_stays():
+    rows, report = checked(nested(qa(("", -1), is_impossible=True)))
+    assert rows[0]["is_impossible"] and only(report).kind == "empty answer" and line(report) == (1, 0, 0, 1, 0)
+
+
+def test_plausible_answers_are_checked_and_may_all_go():
+    plausible = [{"text": "铁匠", "answer_start": 0}, {"text": "船工", "answer_start": 0}]
+    rows, report = checked(nested(qa(is_impossible=True, plausible_answers=plausible)))
+    assert pairs(rows[0], "plausible_answers") == [("船工", 15)] and line(report) == (1, 0, 0, 1, 0)
+    assert line(report, "plausible answers") == (2, 0, 1, 0, 1)
+    rows, report = checked(nested(qa(is_impossible=True, plausible_answers=plausible[:1])))
+    assert len(rows) == 1 and line(report) == (1, 0, 0, 1, 0)
+
+
+# ---------------------------------------------------------------- questions
+
+
+@pytest.mark.parametrize(
+    ("question", "kind"),
+    [
+        (qa(), "no answer"),
+        (qa(is_impossible=False), "no answer"),
+        (qa(("灯匠", 6), is_impossible=True), "unanswerable with answers"),
+        (qa(("灯匠", 6), ("", 0), is_impossible=True), "unanswerable with answers"),
+        (qa(("灯匠", 6), question=""), "empty question"),
+        (qa(("灯匠", 6), question=" \u3000"), "empty question"),
+        (qa(("灯匠", 6), question="谁\ufffd？"), "broken characters"),
+        (qa(("灯匠", 6), question="谁\ud83d？"), "broken characters"),
+    ],
+)
+def test_a_question_that_is_left_out(question, kind):
+    good = qa(("船工", 15), id="q-2")
+    rows, report = checked(nested(question, good))
+    assert [row["id"] for row in rows] == ["q-2"]
+    assert (only(report).id, only(report).kind, only(report).action) == ("q-1", kind, "left out")
+    assert line(report) == (2, 1, 0, 0, 1)
+    assert line(report, "answers") == (1 + len(question["answers"]), 1, 0, 0, len(question["answers"]))
+
+
+@pytest.mark.parametrize(
+    ("context", "kind"), [("", "empty context"), (" \n", "empty context"), ("灯匠\ufffd", "broken characters")]
+)
+def test_a_context_that_leaves_out_all_its_questions(context, kind):
+    rows, report = checked(nested(qa(("灯匠", 0)), qa(("灯匠", 0), id="q-2"), context=context))
+    assert rows == [] and [(fault.id, fault.kind) for fault in report.faults] == [("q-1", kind), ("q-2", kind)]
+    assert report.faults[0].detail.startswith("data[0].paragraphs[0].context: ")
+
+
+@pytest.mark.parametrize("wrong", ["q\ufffd", "q\ud83d"])
+def test_a_question_with_a_damaged_id_is_named_by_path(wrong):
+    rows, report = checked(nested(qa(("灯匠", 6), id=wrong)))
+    assert rows == [] and only(report).kind == "broken characters"
+    assert only(report).id == "data[0].paragraphs[0].qas[0]" and str(report).encode("utf-8")
+
+
+def test_the_later_of_two_questions_with_one_id_is_left_out():
+    rows, report = checked(nested(qa(("灯匠", 6)), qa(("船工", 15))))
+    assert pairs(rows[0]) == [("灯匠", 6)] and len(rows) == 1
+    assert only(report).kind == "duplicate id" and "data: data[0].paragraphs[0].qas[0]" in only(report).detail
+    assert only(report).detail.startswith("data[0].paragraphs[0].qas[1]: ")
+
+
+def test_a_damaged_answer_is_left_out_alone():
+    rows, report = checked(nested(qa(("灯\ufffd", 6), ("灯匠", 6))))
+    assert pairs(rows[0]) == [("灯匠", 6)] and only(report).kind == "broken characters"
+
+
+@pytest.mark.parametrize("title", [7, "海\ufffd", "\ud83d", ["海边"]])
+def test_a_bad_title_becomes_empty_and_the_question_stays(title):
+    rows, report = checked(nested(qa(("灯匠", 6)), title=title))
+    assert rows[0]["title"] == "" and only(report).action == "mended" and line(report) == (1, 0, 1, 0, 0)
+
+
+# ---------------------------------------------------------------- nesting
+
+GOOD = nested(qa(("灯匠", 6)), qa(("船工", 15), id="q-2"))
+PARAGRAPH = ("data", 0, "paragraphs", 0)
+QA = (*PARAGRAPH, "qas", 0)
+MISSING = object()
+
+
+def changed(keys, new):
+    """GOOD with another value, or none, at `keys`."""
+    value = copy.deepcopy(GOOD)
+    inner = value
+    for key in keys[:-1]:
+        inner = inner[key]
+    if new is MISSING:
+        del inner[keys[-1]]
+    else:
+        inner[keys[-1]] = new
+    return value
+
+
+@pytest.mark.parametrize("new", [MISSING, None, 7, True, ["x"], {}])
+@pytest.mark.parametrize("key", ["id", "question"])
+def test_a_question_without_id_or_text_is_named_by_path(key, new):
+    rows, report = checked(changed((*QA, key), new))
+    assert [row["id"] for row in rows] == ["q-2"]
+    assert only(report).kind == "nesting" and only(report).detail.startswith(f"data[0].paragraphs[0].qas[0].{key}: ")
+    assert only(report).id == ("data[0].paragraphs[0].qas[0]" if key == "id" else "q-1")
+    assert line(report) == (2, 1, 0, 0, 1) and line(report, "answers") == (2, 1, 0, 0, 1)
+
+
+@pytest.mark.parametrize(
+    "new", [MISSING, None, "灯匠", 7, {}, {"text": ["灯匠"], "answer_start": []}, {"text": "灯匠"}]
+)
+def test_answers_of_another_type_leave_the_question_out(new):
+    rows, report = checked(changed((*QA, "answers"), new))
+    assert [row["id"] for row in rows] == ["q-2"]
+    assert only(report).detail.startswith("data[0].paragraphs[0].qas[0].answers: ")
+    assert line(report, "answers") == (1, 1, 0, 0, 0)  # how many the other one had is unknown
+
+
+@pytest.mark.parametrize(("key", "new"), [("is_impossible", "false"), ("is_impossible", 0), ("plausible_answers", "x")])
+def test_other_fields_of_another_type_leave_the_question_out(key, new):
+    rows, report = checked(changed((*QA, key), new))
+    assert len(rows) == 1 and only(report).kind == "nesting" and f".{key}: " in only(report).detail
+
+
+@pytest.mark.parametrize(
+    ("key", "new"),
+    [("answer_start", new) for new in (MISSING, None, "6", 6.0, True, [6])]
+    + [("text", new) for new in (MISSING, None, 7, False, ["灯匠"])],
+)
+def test_an_answer_with_a_part_of_another_type_is_left_out(key, new):
+    rows, report = checked(changed((*QA, "answers", 0, key), new))
+    fault, end = report.faults
+    assert [row["id"] for row in rows] == ["q-2"] and (fault.kind, end.kind) == ("nesting", "no answer left")
+    assert fault.detail.startswith(f"data[0].paragraphs[0].qas[0].answers[0]: {key} is ")
+    assert line(report, "answers") == (2, 1, 0, 0, 1)
+
+
+@pytest.mark.parametrize("new", ["灯匠", None, 6, []])
+def test_an_answer_that_is_no_object_is_left_out(new):
+    data = changed((*QA, "answers"), [new, {"text": "灯匠", "answer_start": 6}])
+    rows, report = checked(data)
+    assert pairs(rows[0]) == [("灯匠", 6)] and only(report).kind == "nesting"
+
+
+@pytest.mark.parametrize("new", ["q", None, 7, ["q"]])
+def test_a_question_that_is_no_object_is_one_question_left_out(new):
+    rows, report = checked(changed(QA, new))
+    assert len(rows) == 1 and only(report).id == "data[0].paragraphs[0].qas[0]" and line(report) == (2, 1, 0, 0, 1)
+
+
+@pytest.mark.parametrize("new", [MISSING, None, 7, ["x"]])
+def test_a_missing_context_leaves_each_of_its_questions_out(new):
+    rows, report = checked(changed((*PARAGRAPH, "context"), new))
+    assert rows == [] and line(report) == (2, 0, 0, 0, 2) and line(report, "answers") == (2, 0, 0, 0, 2)
+    assert {fault.kind for fault in report.faults} == {"nesting"}
+    assert report.faults[0].detail.startswith("data[0].paragraphs[0].context: ")
+
+
+@pytest.mark.parametrize(
+    ("keys", "new", "path", "kind"),
+    [
+        ((*PARAGRAPH, "qas"), MISSING, "data[0].paragraphs[0]", "nesting"),
+        ((*PARAGRAPH, "qas"), {"a": 1}, "data[0].paragraphs[0]", "nesting"),
+        ((*PARAGRAPH, "qas"), [], "data[0].paragraphs[0]", "no questions"),
+        (PARAGRAPH, "text", "data[0].paragraphs[0]", "nesting"),
+        (("data", 0, "paragraphs"), "text", "data[0]", "nesting"),
+        (("data", 0, "paragraphs"), [], "data[0]", "no questions"),
+        (("data", 0), {"title": "x", "paragraphs": None}, "data[0]", "nesting"),
+    ],
+)
+def test_a_block_without_questions_is_counted_as_a_block(keys, new, path, kind):
+    data = changed(keys, new)
+    data["data"].append(nested(qa(("灯匠", 6), id="q-3"))["data"][0])
+    rows, report = checked(data)
+    assert [row["id"] for row in rows] == ["q-3"]
+    assert (only(report).id, only(report).kind, only(report).item) == (path, kind, "blocks")
+    assert line(report, "blocks") == (1, 0, 0, 0, 1) and line(report) == (1, 1, 0, 0, 0)
+
+
+def test_an_article_that_is_no_object_is_a_block_too():
+    data = copy.deepcopy(GOOD)
+    data["data"] += ["article", {"title": "empty"}]
+    rows, report = checked(data)
+    assert len(rows) == 2 and [fault.id for fault in report.faults] == ["data[1]", "data[2]"]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [{}, [], 7, None, "text", {"data": []}, {"data": {}}, {"data": "x"}, {"train": GOOD}, [1, 2], [{"messages": []}]],
+)
+def test_what_is_no_squad_at_all_is_refused_with_what_would_be_right(data, tmp_path):
+    with pytest.raises(DataError, match=r'^my data: .*SQuAD nesting .*"paragraphs".*flat rows.* are right$'):
+        check(data, "my data")
+    with pytest.raises(DataError, match=r"^\.\.\./x\.json: .*are right$"):
+        load(save(tmp_path / "x.json", data))
+
+
+# ---------------------------------------------------------------- forms
+
+
+def test_nested_and_flat_forms_give_the_same_rows(tmp_path):
+    data = nested(
+        qa(("灯匠", 6), ("云梦的灯匠", 0)),
+        qa(id="q-2", is_impossible=True, plausible_answers=[{"text": "船工", "answer_start": 15}]),
+    )
+    rows, report = checked(data)
+    as_lists = [{key: row[key] for key in row if key != "is_impossible"} for row in copy.deepcopy(rows)]
+    as_lists[0]["answers"]["answer_start"][1] = 0  # the fault that was mended
+    as_objects = [
+        row | {"answers": [{"text": text, "answer_start": start} for text, start in pairs(row)]} for row in as_lists
+    ]
+    lines = tmp_path / "rows.jsonl"
+    lines.write_text("".join(json.dumps(row) + "\n" for row in as_lists), encoding="utf-8")
+    article = data["data"][0]
+    forms = {
+        "lists": as_lists,
+        "objects": as_objects,
+        "in data": {"data": as_lists},
+        "a Dataset": Dataset.from_list(as_lists),
+        "articles": [article],
+        "an article": article,
+        "paragraphs": [paragraph | {"title": "海边"} for paragraph in article["paragraphs"]],
+        "title on the paragraph": [{"paragraphs": [article["paragraphs"][0] | {"title": "海边"}]}],
+    }
+    for name, form in forms.items():
+        again, same = checked(form)
+        assert again == rows and same.counts().equals(report.counts()), name
+    again, same = loaded(lines)
+    assert (
+        again == rows
+        and same.counts().equals(report.counts())
+        and same.faults[0].detail.startswith("line 1.answers[1]: ")
+    )
+
+
+def test_no_title_is_no_fault():
+    data = nested(qa(("灯匠", 6)))
+    del data["data"][0]["title"]
+    data["data"][0]["id"] = data["data"][0]["paragraphs"][0]["id"] = "DEV_0"  # as CMRC 2018 has it
+    rows, report = checked(data)
+    assert rows[0]["title"] == "" and report.faults == []
+
+
+def test_without_is_impossible_flat_means_unanswerable_and_nested_means_a_fault():
+    row = {"id": "q-1", "context": CONTEXT, "question": "谁？"}
+    for nothing in ({"text": [], "answer_start": []}, []):
+        rows, report = checked([row | {"answers": nothing}])
+        assert rows[0]["is_impossible"] and report.faults == []
+        rows, report = checked([row | {"answers": nothing, "is_impossible": False}])
+        assert rows == [] and only(report).kind == "no answer"
+        rows, report = checked(nested(qa(answers=nothing)))
+        assert rows == [] and only(report).kind == "no answer"
+
+
+def test_a_flat_row_without_a_key_is_named_by_its_place():
+    right = {"id": "q-1", "context": CONTEXT, "question": "谁？", "answers": [{"text": "灯匠", "answer_start": 6}]}
+    broken = [{key: right[key] for key in right if key != missing} | {"n": 1} for missing in right]
+    rows, report = checked([right, *broken, "row"])
+    assert len(rows) == 1 and line(report) == (6, 1, 0, 0, 5)
+    paths = [fault.detail.split(": ")[0] for fault in report.faults]
+    assert paths == ["[1].id", "[2].context", "[3].question", "[4].answers", "[5]"]
+
+
+# ---------------------------------------------------------------- files
+
+
+@pytest.mark.parametrize(
+    ("encoding", "mended"),
+    [("utf-8", 0), ("utf-8-sig", 0), ("gb18030", 1), ("gbk", 1), ("utf-16", 1), ("utf-16-be", 1)],
+)
+def test_encodings_that_can_be_read(encoding, mended, tmp_path):
+    path = save(tmp_path / "x.json", GOOD, encoding)
+    if encoding == "utf-16-be":
+        path.write_bytes(codecs.BOM_UTF16_BE + path.read_bytes())
+    rows, report = loaded(path)
+    assert rows == checked(GOOD)[0] and len(report.faults) == mended
+    for fault in report.faults:
+        assert (fault.kind, fault.action, fault.item) == ("encoding", "mended", "file")
+        assert "is not UTF-8; read as" in fault.detail and "which gives '海边'" in fault.detail
+    assert line(report) == (2, 2, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "context"),
+    [("big5", "鍾離來自璃月，他是往生堂的客卿，住在璃月港。"), ("latin-1", "le café à la carte")],
+)
+def test_encodings_that_cannot(encoding, context, tmp_path):
+    data = nested(qa((context[:2], 0), question="who?"), context=context, title="")
+    path = save(tmp_path / "x.json", data, encoding)
+    if encoding == "big5":
+        assert path.read_bytes().decode("gb18030")  # it can be read as that, but as nonsense
+    with pytest.raises(DataError, match=r"x\.json: byte \d+ \(0x..\) is not UTF-8, nor .*; save it as UTF-8$"):
+        load(path)
+
+
+def test_json_lines_errors_name_the_line(tmp_path):
+    row = json.dumps(checked(GOOD)[0][0], ensure_ascii=False)
+    path = tmp_path / "x.jsonl"
+    for text, message in [
+        (f"{row}\n{row[:30]}\n", "line 2, column .*: not JSON"),
+        (f"{row}\n\n{row}\n", "line 2: empty; one JSON object a line is right"),
+        (f'{row}\n{{"id": "a", "id": "b"}}\n', "line 2: id: stands more than once"),
+        ("", "line 1: empty"),
+    ]:
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(DataError, match=rf"x\.jsonl: {message}"):
+            load(path)
+
+
+def test_bad_json_names_the_line_and_json_lines_in_a_json_file_the_suffix(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_text('{"data": [\n}', encoding="utf-8")
+    with pytest.raises(DataError, match=r"x\.json: line 2, column 1: not JSON"):
+        load(path)
+    path.write_text('{"id": "1"}\n{"id": "2"}\n', encoding="utf-8")
+    with pytest.raises(DataError, match=r"line 2.*JSON Lines, whose files end in \.jsonl$"):
+        load(path)
+
+
+def test_a_folder_is_read_by_name_and_ids_count_across_files(tmp_path):
+    save(tmp_path / "b.json", nested(qa(("船工", 15)), qa(("石生", 9), id="q-3")))
+    save(tmp_path / "a.JSON", nested(qa(("灯匠", 6))))
+    save(tmp_path / "c.jsonl", checked(nested(qa(("云梦", 3), id="q-4")))[0][0])
+    save(tmp_path / ".a.123.json", ["left by a kill"])
+    (tmp_path / "README.md").write_text("no data")
+    rows, report = loaded(tmp_path)
+    assert [(row["id"], pairs(row)) for row in rows] == [
+        ("q-1", [("灯匠", 6)]),
+        ("q-3", [("石生", 9)]),
+        ("q-4", [("云梦", 3)]),
+    ]
+    fault = only(report)
+    assert (fault.file, fault.id, fault.kind) == (".../b.json", "q-1", "duplicate id")
+    assert "stands already in .../a.JSON: data[0].paragraphs[0].qas[0]" in fault.detail
+
+
+def test_paths_that_cannot_be_read_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("a path was looked up on the Hub"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "qa").mkdir()
+    (tmp_path / "x.csv").write_text("id")
+    for source in (
+        "none.json",
+        "qa/none.jsonl",
+        "./none",
+        "../none",
+        "a/b/c",
+        "qa/none",
+        tmp_path / "none",
+        "~/none-such",
+    ):
+        with pytest.raises(DataError, match=r"none.*: no such file or folder; |^\.\.\./c: no such"):
+            load(source)
+    with pytest.raises(DataError, match=r"qa: no \.json or \.jsonl file in this folder"):
+        load("qa")
+    with pytest.raises(DataError, match=r"x\.csv: ends in '\.csv'; \.json or \.jsonl"):
+        load("x.csv")
+    with pytest.raises(DataError, match=r"x\.json: split='train' is for Hub ids"):
+        load(save(tmp_path / "x.json", GOOD), split="train")
+
+
+def test_a_hub_id_goes_to_load_dataset(monkeypatch):
+    rows, _ = checked(GOOD)
+    hub = Dataset.from_list([{key: row[key] for key in ("id", "context", "question", "answers")} for row in rows])
+
+    def load_dataset(name, split=None):
+        if name == "owner/none":
+            raise ConnectionError("not reachable")
+        assert name in ("squad_v2", "owner/name")
+        return hub if split else DatasetDict(train=hub, validation=hub)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    for name in ("squad_v2", "owner/name"):
+        found, report = loaded(name, split="validation")
+        assert found == [row | {"title": ""} for row in rows] and report.faults == []
+    with pytest.raises(DataError, match="squad_v2: split=None; one of its splits is right: train, validation"):
+        load("squad_v2")
+    with pytest.raises(DataError, match=r"owner/none: no file or folder here, and the Hub .*not reachable"):
+        load("owner/none")
+
+
+# ---------------------------------------------------------------- report
+
+
+def test_the_table_has_a_line_a_kind_and_the_first_ids():
+    lost = [qa(("铁匠", 0), ("灯匠", 6), id=f"q-{number}") for number in range(5)]
+    _, report = checked(nested(*lost, qa(("铁匠", 0), ("铜匠", 0), ("灯匠", 0), id="q-5")))
+    assert report.table().to_dict("records") == [
+        {"kind": "wrong offset", "found": 1, "mended": 1, "left out": 0, "ids": "q-5"},
+        {"kind": "absent", "found": 7, "mended": 0, "left out": 7, "ids": "q-0, q-1, q-2 and 3 more"},
+    ]
+    assert report.table(ids=9)["ids"][1] == "q-0, q-1, q-2, q-3, q-4, q-5"
+
+
+def test_a_report_prints_both_tables_whole():
+    long = "a-very-long-id-of-a-question-as-some-files-have-them-00"
+    _, report = checked(nested(*[qa(("铁匠", 0), ("灯匠", 6), id=f"{long}{number}") for number in range(3)]))
+    for text in (str(report), repr(report), report._repr_html_()):
+        assert all(f"{long}{number}" in text for number in range(3)) and "an answer left out" in text
+    _, clean = checked(GOOD)
+    assert "no faults" in str(clean) and "no faults" in clean._repr_html_() and "questions" in str(clean)
+
+
+def test_the_examples_in_the_docstrings():
+    assert doctest.testmod(squad) == (0, 2)
+
+
+# ---------------------------------------------------------------- write
+
+
+def test_written_rows_come_back_the_same(tmp_path):
+    rows, _ = checked(
+        [
+            *checked(nested(qa(("灯匠", 6), ("云梦的灯匠", 3)), qa(("船工", 15), id="q-2")))[0],
+            *checked(nested(qa(is_impossible=True, id="q-3"), context="另一段😀。"))[0],
+            *checked(nested(qa(("Pyro", 0), id="q-4"), context="Pyro是火", title=""))[0],
+            *checked(nested(qa(("阿兰", 18), id="q-5")))[0],  # the first title and context again, later
+        ]
+    )
+    rows[2]["plausible_answers"] = {"text": ["另一段"], "answer_start": [0]}
+    write(rows, tmp_path / "out.json")
+    again, report = loaded(tmp_path / "out.json")
+    assert again == rows and report.faults == []
+    data = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    assert data["version"] == "v2.0" and [len(article["paragraphs"]) for article in data["data"]] == [2, 1, 1]
+    first = data["data"][0]["paragraphs"][0]
+    assert [one["id"] for one in first["qas"]] == ["q-1", "q-2"] and first["context"] == CONTEXT
+    assert first["qas"][0]["answers"][1] == {"text": "云梦的灯匠", "answer_start": 3}
+    assert "plausible_answers" not in first["qas"][0]
+
+
+def test_a_mended_file_is_right_when_saved(tmp_path):
+    dataset, report = check(nested(qa(("灯匠", 0)), qa(id="q-2")))
+    assert len(report.faults) == 2
+    write(dataset, tmp_path / "out.json")
+    assert loaded(tmp_path / "out.json")[0] == dataset.to_list()
+    before = (tmp_path / "out.json").read_bytes()
+    with pytest.raises(KeyError):
+        write([*dataset, {"title": "no context"}], tmp_path / "out.json")
+    assert (tmp_path / "out.json").read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+
+
+# ---------------------------------------------------------------- near copies
+
+
+def contexts(*texts, prefix="a"):
+    return [{"id": f"{prefix}-{number}", "context": text} for number, text in enumerate(texts)]
+
+
+def slow_similarity(one, other):
+    one, other = ({text[i : i + 3] for i in range(len(text) - 2)} for text in (one, other))
+    return len(one & other) / min(len(one), len(other))
+
+
+def test_copies_excerpts_and_edits_are_found_highest_first():
+    other = "石生在海州造船，一年四季都在水上，说话很少。"
+    edited = CONTEXT.replace("海州", "海洲")
+    found = near_copies(contexts(other, edited, CONTEXT[:9], CONTEXT), contexts(CONTEXT, "无关的一段话。", prefix="b"))
+    assert [(one.id_a, one.id_b) for one in found.itertuples()] == [("a-2", "b-0"), ("a-3", "b-0"), ("a-1", "b-0")]
+    assert list(found["similarity"]) == [1, 1, pytest.approx(slow_similarity(edited, CONTEXT))]
+    assert found["context_a"][2] == edited and found["context_b"][2] == CONTEXT
+
+
+def test_every_pair_has_the_similarity_of_a_slow_count():
+    a = [CONTEXT[start : start + 9] for start in range(0, 12, 3)]
+    b = [CONTEXT[start : start + 12] for start in range(1, 12, 4)]
+    found = near_copies(contexts(*a), contexts(*b, prefix="b"), threshold=0.0)
+    got = {(one.context_a, one.context_b): one.similarity for one in found.itertuples()}
+    slow = {(one, other): slow_similarity(one, other) for one in a for other in b}
+    assert got == {pair: pytest.approx(value) for pair, value in slow.items() if value > 0}
+    above = near_copies(contexts(*a), contexts(*b, prefix="b"), threshold=0.5)
+    assert len(above) == sum(value >= 0.5 for value in slow.values()) > 0
+
+
+def test_width_case_and_white_space_hide_no_copy():
+    found = near_copies(contexts("Pyro，１０ 级"), contexts("ＰＹＲＯ,10级\n", prefix="b"))
+    assert list(found["similarity"]) == [1]
+
+
+def test_short_and_repeated_contexts_and_none_at_all():
+    found = near_copies(contexts("甲", "甲", "乙"), contexts("甲", "甲乙丙", prefix="b"))
+    assert [(one.id_a, one.id_b) for one in found.itertuples()] == [("a-0", "b-0")]
+    columns = ["similarity", "id_a", "id_b", "context_a", "context_b"]
+    assert list(near_copies([], contexts("甲"))) == list(near_copies(contexts("甲"), contexts("乙"))) == columns
+
+
+def test_more_contexts_than_one_block_are_all_compared():
+    texts = [f"{number:04d}号的灯匠住在这里" for number in range(600)]
+    found = near_copies(contexts(*texts), contexts(*texts[::-1], prefix="b"), threshold=1.0)
+    assert {(one.context_a, one.context_b) for one in found.itertuples()} == {(text, text) for text in texts}

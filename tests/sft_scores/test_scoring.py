@@ -1,0 +1,610 @@
+"""scoring.py: scores against their formulas, prompts, one-shot pairs, files, and the article's traps."""
+
+import copy
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from tokenizers import Tokenizer, models, trainers
+from torch.nn.functional import cross_entropy
+from transformers import (
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    set_seed,
+)
+
+from scripts import chat, likelihood
+from scripts.artifacts import read_jsonl
+from scripts.likelihood import losses
+from scripts.profiles import ROOT
+from scripts.sft_scores import scoring
+from scripts.sft_scores.scoring import FORMS, SCORES, Prompts, main, score, write_table
+
+SCORED = list(SCORES)
+SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.3,  # wide: tokens differ much in likelihood, so that a wrong one shows
+}
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer):
+    set_seed(0)
+    return Qwen2ForCausalLM(Qwen2Config(vocab_size=len(tokenizer), **SIZES)).eval()
+
+
+def row(instruction="甲是谁", output="甲是船工", input="", task="", **more):
+    return {"id": "1", "instruction": instruction, "input": input, "output": output, "task": task} | more
+
+
+def ids_of(tokenizer, text):
+    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+@torch.inference_mode()
+def nats_by_hand(model, context, target):
+    """-log p of each token of `target`: the text alone in a pass, one normaliser and one look-up a token."""
+    ids = [*context, *target]
+    logits = model(torch.tensor([ids])).logits[0].double()
+    return [(logits[p - 1].exp().sum().log() - logits[p - 1, ids[p]]).item() for p in range(len(context), len(ids))]
+
+
+# ----- scores of random rows against their formulas
+
+
+def random_text(rng, longest=24):
+    kind = rng.random()
+    if kind < 0.12:
+        return ""
+    if kind < 0.22:
+        return rng.choice([" ", "\n\n", "\t ", "　"])
+    pieces = [*"璃月岩元素钟离是谁，", "The fox ", "jumps", "😀", "2026", "\n", "{output}", "生僻龘"]
+    return "".join(rng.choices(pieces, k=rng.randint(1, longest)))
+
+
+def random_rows(seed, count=8, longest=24):
+    rng = random.Random(seed)
+    parts = ("instruction", "input", "output")
+    rows = [
+        {"id": f"第{n}行", "task": rng.choice(["", "问", "问", "写"])}
+        | {part: random_text(rng, longest) for part in parts}
+        for n in range(count)
+    ]
+    return [*rows, rows[1] | {"id": "副本"}]
+
+
+def plain_prompt(row):
+    return f"指令：{row['instruction']}\n" + (f"输入：{row['input']}\n" if row["input"] else "") + "回答："
+
+
+def scores_by_hand(model, tokenizer, rows, window):
+    """The article's formulas in form "plain", text by text; each row is the example for all others of its task."""
+    bos = (tokenizer.bos_token_id,)
+
+    def loss(context, target):
+        fits = target and len(context + target) <= window
+        return np.mean(nats_by_hand(model, context, target)) if fits else math.nan
+
+    def asked(row):
+        x = bos + ids_of(tokenizer, plain_prompt(row))
+        return x, ids_of(tokenizer, row["output"])[: max(window - len(x), 0)]
+
+    def gain(row, other):
+        (x, y), (first, _) = asked(other), asked(row)
+        shot = first + ids_of(tokenizer, row["output"]) + ids_of(tokenizer, "\n\n" + plain_prompt(other))
+        return np.exp(loss(x, y)) - np.exp(loss(shot, y))
+
+    def scores(row):
+        (x, y), i = asked(row), ids_of(tokenizer, row["instruction"])
+        given = f"根据输入和回答写出指令。\n输入：{row['input']}\n" if row["input"] else "根据回答写出指令。\n"
+        turned = bos + ids_of(tokenizer, given + f"回答：{row['output']}\n指令：")
+        known = loss(turned, i) if row["output"] else math.nan
+        parts = ("instruction", "input", "output")
+        others = [o for o in rows if o["task"] == row["task"] != "" and any(o[part] != row[part] for part in parts)]
+        gains = [g for o in others if y and not math.isnan(g := gain(row, o))]
+        return {
+            "prompt_ppl": np.exp(loss(bos, x[1:window])),
+            "response_ppl": np.exp(loss(x, y)),
+            "ifd": np.exp(loss(x, y)) / np.exp(loss(bos, y)),
+            "ifd_loss_ratio": loss(x, y) / loss(bos, y),
+            "reversed_ifd": np.exp(known) / np.exp(loss(bos, i)),
+            "reversed_ifd_loss_ratio": known / loss(bos, i),
+            "one_shot_validity": np.mean(np.sign(gains)) if gains else math.nan,
+            "one_shot_gain": np.mean(gains) if gains else math.nan,
+        }
+
+    return pd.DataFrame([scores(row) for row in rows])
+
+
+def check_honest(table, rows):
+    """Order kept; a reason where and only where a score is missing; nothing made of nothing."""
+    assert table["id"].tolist() == [row["id"] for row in rows]
+    assert np.array_equal(table[SCORED].isna().any(axis=1), table["reason"] != "")
+    assert not np.isinf(table[SCORED]).any().any()
+    for text in scoring.LOSSES:
+        assert np.array_equal(table[f"{text}_tokens"] == 0, table[f"{text}_loss"].isna())
+    assert np.array_equal(table["one_shot_pairs"] == 0, table["one_shot_validity"].isna())
+    assert not (table[SCORED[:-2]] == 0).any().any()
+
+
+@pytest.mark.parametrize(("seed", "window"), [(0, 512), (1, 512), (2, 170), (3, 120), (4, 80)])
+def test_scores_of_random_rows_are_their_formulas(model, tokenizer, seed, window):
+    rows = random_rows(seed)
+    table = score(model, tokenizer, rows, shots=99, max_length=window, max_tokens=300)
+    check_honest(table, rows)
+    expected = scores_by_hand(model, tokenizer, rows, window)
+    unit = expected["response_ppl"].max()  # a gain is a difference of such numbers
+    for name in SCORED:
+        atol = 1e-4 * unit if name == "one_shot_gain" else 0
+        np.testing.assert_allclose(table[name], expected[name], rtol=1e-4, atol=atol, err_msg=name)
+    assert table[SCORED[:6] if window < 512 else SCORED].notna().any().all()
+    assert (table["truncated_tokens"] > 0).any() == (window < 512)
+
+
+@pytest.mark.parametrize("form", ["alpaca", "chat"])
+@pytest.mark.parametrize("start", ["auto", "none"])
+@pytest.mark.parametrize("seed", range(5, 9))
+def test_random_rows_have_each_score_or_a_reason_in_other_forms(model, tokenizer, form, start, seed):
+    rows = random_rows(seed, longest=8)
+    check_honest(score(model, tokenizer, rows, form, start), rows)
+
+
+def test_no_rows_are_an_empty_table(model, tokenizer):
+    table = score(model, tokenizer, [])
+    assert len(table) == 0 and set(SCORED) < set(table) and set(table[SCORED].dtypes) == {np.dtype(float)}
+
+
+# ----- scores from losses given by hand
+
+
+@pytest.fixture
+def given(monkeypatch, tokenizer):
+    """Make `losses` answer by (context, text), both as text without the start token; all else has a loss of 1."""
+
+    def answer_with(known):
+        def answer(model, requests, *_):
+            def text(ids):
+                return tokenizer.decode(ids, skip_special_tokens=True)
+
+            return np.array([known.get((text(context), text(target)), 1.0) for context, target in requests])
+
+        monkeypatch.setattr(scoring, "losses", answer)
+
+    return answer_with
+
+
+ASKED, TURNED = "指令：甲是谁\n回答：", "根据回答写出指令。\n回答：{}\n指令："
+
+
+def test_the_scores_are_made_of_the_losses(model, tokenizer, given):
+    about = {("", ASKED): 2.0, (ASKED, "船工"): 1.0, ("", "船工"): 3.0}
+    given(about | {(TURNED.format("船工"), "甲是谁"): 0.5, ("", "甲是谁"): 2.0})
+    line = score(model, tokenizer, [row(output="船工")]).loc[0]
+    assert line[SCORED[:6]].tolist() == pytest.approx([7.389056, 2.718282, 0.135335, 1 / 3, 0.223130, 0.25], rel=1e-5)
+    assert line[[f"{text}_loss" for text in scoring.LOSSES]].tolist() == [2.0, 1.0, 3.0, 0.5, 2.0]
+    lengths = [len(ids_of(tokenizer, text)) for text in (ASKED, "船工", "船工", "甲是谁", "甲是谁")]
+    assert line[[f"{text}_tokens" for text in scoring.LOSSES]].tolist() == lengths
+
+
+def test_the_two_definitions_of_ifd_may_rank_two_rows_oppositely(model, tokenizer, given):
+    given({(ASKED, "船工"): 1.0, ("", "船工"): 2.0, (ASKED, "灯匠"): 4.0, ("", "灯匠"): 6.0})
+    table = score(model, tokenizer, [row(output="船工"), row(output="灯匠")])
+    assert table["ifd"].tolist() == pytest.approx([0.367879, 0.135335], rel=1e-5)  # e^-1, e^-2
+    assert table["ifd_loss_ratio"].tolist() == pytest.approx([1 / 2, 2 / 3])
+
+
+def test_one_shot_scores_are_the_means_of_sign_and_gain(model, tokenizer, given):
+    outputs, behind = ["一", "二", "三", "四"], ASKED + "一\n\n" + ASKED
+    zero_shot = {(ASKED, text): math.log(ppl) for text, ppl in zip(outputs[1:], (2, 3, 4), strict=True)}
+    given(zero_shot | {(behind, text): math.log(ppl) for text, ppl in zip(outputs[1:], (1, 1, 9), strict=True)})
+    line = score(model, tokenizer, [row(output=text, task="问") for text in outputs]).loc[0]
+    assert line["one_shot_pairs"] == 3
+    assert line["one_shot_validity"] == pytest.approx(1 / 3)  # 1, 1, -1
+    assert line["one_shot_gain"] == pytest.approx(-2 / 3)  # 1, 2, -5
+
+
+@pytest.mark.parametrize(
+    ("known", "missing", "reason"),
+    [
+        ({("", ASKED): math.inf}, ["prompt_ppl"], "prompt: the loss is inf"),
+        ({("", ASKED): math.nan}, ["prompt_ppl"], "prompt: the loss is nan"),
+        ({(ASKED, "船工"): math.inf}, ["response_ppl", "ifd", "ifd_loss_ratio"], "response: the loss is inf"),
+        ({("", ASKED): 800.0}, ["prompt_ppl"], "prompt_ppl: inf from losses of 800"),  # e^709 is the last double
+        ({("", "船工"): 0.0}, ["ifd_loss_ratio"], "ifd_loss_ratio: inf from losses of 1, 0"),
+        (
+            {("", "甲是谁"): 0.0, (TURNED.format("船工"), "甲是谁"): 0.0},
+            ["reversed_ifd_loss_ratio"],
+            "reversed_ifd_loss_ratio: nan from losses of 0, 0",
+        ),
+    ],
+)
+def test_what_is_not_finite_is_missing_and_has_a_reason(model, tokenizer, given, known, missing, reason):
+    given(known)
+    rows = [row(output="船工", task="问"), row("乙是谁", "灯匠", task="问")]
+    first, second = (line for _, line in score(model, tokenizer, rows).iterrows())
+    assert [name for name in SCORED[:6] if math.isnan(first[name])] == missing and first["reason"] == reason
+    assert second[SCORED[:6]].notna().all() and "inf" not in second["reason"].replace("one-shot", "")
+
+
+def test_pairs_without_a_finite_perplexity_do_not_count(model, tokenizer, given):
+    rows = [row(output=text, task="问") for text in ("一", "二", "三")]
+    given({(ASKED, "二"): math.log(2), (ASKED + "一\n\n" + ASKED, "二"): 0.0, (ASKED, "三"): 800.0})
+    table = score(model, tokenizer, rows)
+    assert table.loc[0, ["one_shot_pairs", "one_shot_validity", "one_shot_gain"]].tolist() == [1, 1.0, 1.0]
+    given({(ASKED, "二"): math.nan, (ASKED, "三"): 800.0})
+    table = score(model, tokenizer, rows)
+    assert math.isnan(table.loc[0, "one_shot_gain"]) and table.loc[0, "one_shot_pairs"] == 0
+    assert table.loc[0, "reason"] == "one-shot: no pair has a finite perplexity"
+
+
+def test_a_broken_weight_spoils_only_the_rows_that_hold_its_token(model, tokenizer):
+    broken, [token] = copy.deepcopy(model), ids_of(tokenizer, "璃")
+    with torch.no_grad():
+        broken.model.embed_tokens.weight[token] = math.nan
+    rows = [row("璃月在哪"), row()]
+    first, second = (line for _, line in score(broken, tokenizer, rows).iterrows())
+    assert first[SCORED[:6]].isna().tolist() == [True] * 6 and "response: the loss is nan" in first["reason"]
+    expected = score(model, tokenizer, rows).loc[1]
+    pd.testing.assert_series_equal(second, expected, check_names=False)
+
+
+def test_a_row_of_several_exchanges_is_not_scored_and_says_so(model, tokenizer):
+    table = score(model, tokenizer, [row(turns=2), row(turns=1)])
+    assert table.loc[0, "reason"] == "2 exchanges; a row of one is scored" and table.loc[0, SCORED].isna().all()
+    assert table.loc[1, SCORED[:6]].notna().all()
+
+
+# ----- start token, forms, windows
+
+
+def test_the_start_token_is_bos_else_eos_or_the_one_asked_for(tokenizer):
+    without, bare = copy.deepcopy(tokenizer), copy.deepcopy(tokenizer)
+    without.bos_token = bare.bos_token = bare.eos_token = None
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    asked = [Prompts(tokenizer, start=start).start for start in ("auto", "bos", "eos", "none")]
+    assert asked == [(bos,), (bos,), (eos,), ()] and bos != eos
+    assert Prompts(without).start == (eos,) and Prompts(bare, start="none").start == ()
+    for one, start in ((without, "bos"), (bare, "auto"), (bare, "eos")):
+        with pytest.raises(ValueError, match=f"start '{start}': the tokenizer has no such token; start='none'"):
+            Prompts(one, start=start)
+
+
+@pytest.mark.parametrize("wrong", [{"form": "vicuna"}, {"start": "cls"}])
+def test_an_unknown_form_or_start_is_refused(model, tokenizer, wrong):
+    [(name, value)] = wrong.items()
+    with pytest.raises(ValueError, match=f"{name} '{value}': there are "):
+        score(model, tokenizer, [row()], **wrong)
+
+
+def test_the_first_token_is_scored_behind_the_start_token_only(model, tokenizer):
+    [token], rows = ids_of(tokenizer, "是"), [row(output="是"), row(output="是谁")]
+    with_bos, without = (score(model, tokenizer, rows, start=start) for start in ("bos", "none"))
+    [nats] = nats_by_hand(model, (tokenizer.bos_token_id,), (token,))
+    assert with_bos.loc[0, "response_alone_loss"] == pytest.approx(nats, rel=1e-5)
+    assert with_bos["response_alone_tokens"].tolist() == [1, 2]
+    assert without["response_alone_tokens"].tolist() == [0, 1] and without["response_tokens"].tolist() == [1, 2]
+    assert without["ifd"].isna().tolist() == [True, False]
+    why = "response_alone: one token, and none before it to predict it from"
+    assert why in without.loc[0, "reason"] and why not in without.loc[1, "reason"]
+    [alone] = nats_by_hand(model, (token,), ids_of(tokenizer, "谁"))
+    assert without.loc[1, "response_alone_loss"] == pytest.approx(alone, rel=1e-5)
+
+
+def test_the_alpaca_prompt_is_stanford_alpacas():
+    # github.com/tatsu-lab/stanford_alpaca, train.py, PROMPT_DICT
+    no_input = (
+        "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
+        "### Instruction:\nSort.\n\n### Response:"
+    )
+    with_input = (
+        "Below is an instruction that describes a task, paired with an input that provides further context. "
+        "Write a response that appropriately completes the request.\n\n"
+        "### Instruction:\nSort.\n\n### Input:\n3 {output} 1\n\n### Response:"
+    )
+    assert FORMS["alpaca"].prompt(row("Sort.")) == no_input
+    assert FORMS["alpaca"].prompt(row("Sort.", input="3 {output} 1")) == with_input
+
+
+def test_a_forms_prompts_are_its_texts_behind_one_start_token(tokenizer):
+    prompts, first, second = Prompts(tokenizer), row("排序", "一二", input="二一"), row("问", "答")
+    shown = "指令：排序\n输入：二一\n回答："
+    texts = {
+        prompts.prompt(first): shown,
+        prompts.prompt(second): "指令：问\n回答：",
+        prompts.one_shot(second, first): shown + "一二\n\n指令：问\n回答：",
+        prompts.reverse(first): "根据输入和回答写出指令。\n输入：二一\n回答：一二\n指令：",
+        prompts.reverse(second): TURNED.format("答"),
+    }
+    for ids, text in texts.items():
+        assert tokenizer.decode(ids) == tokenizer.bos_token + text
+    assert Prompts(tokenizer, start="none").prompt(second) == prompts.prompt(second)[1:]
+
+
+def test_chat_prompts_are_the_templates_with_one_bos(tokenizer):
+    prompts, first, second = Prompts(tokenizer, "chat"), row("排序", "一二", input="二一"), row("问", "答")
+    assert list(prompts.prompt(first)) == chat.prompt_ids(tokenizer, "排序\n二一")
+    talk = [("user", "排序\n二一"), ("assistant", "一二"), ("user", "问")]
+    messages = [{"role": role, "content": content} for role, content in talk]
+    assert list(prompts.one_shot(second, first)) == chat.prompt_ids(tokenizer, messages)
+    assert list(prompts.reverse(second)) == chat.prompt_ids(tokenizer, "根据回答写出指令。\n回答：答")
+    for ids in (prompts.prompt(first), prompts.one_shot(second, first), prompts.reverse(first)):
+        assert ids.count(tokenizer.bos_token_id) == 1
+
+
+@pytest.mark.parametrize("part", ["instruction", "input", "output"])
+def test_a_chat_text_that_spells_a_special_token_is_not_scored_and_says_so(model, tokenizer, part):
+    rows = [row(**{part: f"甲{tokenizer.eos_token}"}), row()]
+    table = score(model, tokenizer, rows, form="chat")
+    assert table.loc[0, SCORED].isna().all() and tokenizer.eos_token in table.loc[0, "reason"]
+    assert table.loc[1, SCORED[:6]].notna().all()
+
+
+def test_a_chat_example_whose_answer_is_blank_is_no_example_and_says_so(model, tokenizer):
+    rows = [row(output=" ", task="问"), row("乙是谁", task="问")]
+    table = score(model, tokenizer, rows, form="chat")
+    assert "one-shot: turn 2 (assistant): content ' '" in table.loc[0, "reason"]
+    assert table.loc[1, "one_shot_pairs"] == 1 and table.loc[1, "reason"] == ""
+
+
+def test_a_response_is_cut_to_the_window_and_cut_alike_alone(model, tokenizer):
+    long = row(output="一二三四五六七八九十")
+    x, y = Prompts(tokenizer).prompt(long), ids_of(tokenizer, long["output"])
+    line = score(model, tokenizer, [long], max_length=len(x) + 4).loc[0]
+    kept = y[:4]
+    assert line[["truncated_tokens", "response_tokens", "response_alone_tokens"]].tolist() == [len(y) - 4, 4, 4]
+    assert line["response_loss"] == pytest.approx(np.mean(nats_by_hand(model, x, kept)), rel=1e-5)
+    assert line["response_alone_loss"] == pytest.approx(np.mean(nats_by_hand(model, x[:1], kept)), rel=1e-5)
+
+
+def test_a_prompt_or_instruction_that_fills_the_window_leaves_scores_out_with_a_reason(model, tokenizer):
+    long = row("是谁" * 20, "船工" * 40)
+    length, asked, answered = (
+        len(ids_of(tokenizer, text)) for text in (plain_prompt(long), long["instruction"], long["output"])
+    )
+    length += 1  # the start token
+    line = score(model, tokenizer, [long], max_length=length).loc[0]
+    assert f"response: the prompt's {length} tokens leave no room in a window of {length}" in line["reason"]
+    assert math.isnan(line["ifd"]) and line["prompt_tokens"] == length - 1 and line["truncated_tokens"] == answered
+    line = score(model, tokenizer, [long], max_length=30).loc[0]
+    assert f"instruction_alone: {1 + asked} tokens; the window is 30" in line["reason"] and math.isnan(
+        line["reversed_ifd"]
+    )
+    assert line["prompt_tokens"] == 29 and line["instruction_tokens"] == 0
+    assert line["truncated_tokens"] == answered and line["response_alone_tokens"] == 0
+
+
+def test_the_window_is_the_models_and_not_more_than_the_tokenizers(model, tokenizer):
+    short, unlimited = copy.deepcopy(tokenizer), copy.deepcopy(tokenizer)
+    short.model_max_length, unlimited.model_max_length = 40, 10**30
+    rows = [row(output="船工" * 300)]
+    x = len(Prompts(tokenizer).prompt(rows[0]))
+    found = [score(model, one, rows).loc[0, "response_tokens"] for one in (unlimited, short)]
+    assert found == [512 - x, 40 - x]
+
+
+# ----- one-shot pairs
+
+
+def drawn(tokenizer, rows, shots=3, seed=0, window=512):
+    """Row -> the rows that it is the example for."""
+    sheet = scoring._Sheet(Prompts(tokenizer), window)
+    for number, one in enumerate(rows):
+        sheet.ask_row(number, one)
+    sheet.ask_pairs(rows, shots, seed)
+    return {number: [other for other, _ in sheet.pairs[number]] for number in range(len(rows))}
+
+
+def tasked(tasks):
+    return [row(f"第{number}题", "好", task=task) for number, task in enumerate(tasks)]
+
+
+def test_an_example_is_tried_on_other_rows_of_its_task_never_on_itself_or_a_copy(tokenizer):
+    rows = tasked("问问问问写写写写")
+    rows[3] = rows[0]
+    for seed in range(10):
+        found = drawn(tokenizer, rows, shots=2, seed=seed)
+        assert sorted(found[0]) == sorted(found[3]) == [1, 2]
+        for number in (4, 5, 6, 7):
+            assert len(set(found[number])) == 2 and set(found[number]) <= {4, 5, 6, 7} - {number}
+
+
+def test_every_other_row_is_as_likely_to_be_drawn(tokenizer):
+    rows = [*tasked("问问问问问"), tasked("问")[0]]  # the last is a copy of the first
+    times = Counter(other for seed in range(600) for other in drawn(tokenizer, rows, shots=2, seed=seed)[0])
+    assert set(times) == {1, 2, 3, 4} and sum(times.values()) == 1200
+    assert all(abs(count - 300) < 60 for count in times.values())  # five standard deviations
+
+
+def test_the_draw_repeats_by_seed_and_differs_between_rows_and_seeds(tokenizer):
+    rows = tasked("问" * 30)
+    found = drawn(tokenizer, rows)
+    assert found == drawn(tokenizer, rows) != drawn(tokenizer, rows, seed=1)
+    assert len({tuple(others) for others in found.values()}) > 25
+    assert found == drawn(tokenizer, [one | {"output": "换了答案"} for one in rows])  # whatever the rows' scores
+
+
+def test_a_row_without_task_or_company_has_no_one_shot_scores_and_says_so(model, tokenizer):
+    rows = [*tasked(["", "问", "写", "写"]), row("空", "", task="问")]  # a row without output is no company
+    table = score(model, tokenizer, rows)
+    reasons = ["one-shot: the row has no task", "one-shot: no other row of task '问'", "", ""]
+    assert table["reason"].tolist()[:4] == reasons
+    assert table["one_shot_validity"].isna().tolist() == [True, True, False, False, True]
+
+
+def test_a_pair_that_is_too_long_is_left_out(model, tokenizer):
+    rows = [row("短", "好", task="问"), row("甲", "好", task="问"), row("长" * 60, "好", task="问")]
+    alone = len(Prompts(tokenizer).prompt(rows[2])) + 1
+    table = score(model, tokenizer, rows, max_length=alone)
+    assert table["one_shot_pairs"].tolist() == [1, 1, 0]
+    assert table.loc[2, "reason"].endswith(f"; one-shot: 2 pairs tried, none fits the window of {alone}")
+    assert table["reason"].tolist()[:2] == ["", ""]
+
+
+# ----- the article's traps
+
+
+@torch.inference_mode()
+def test_labels_equal_to_the_input_score_the_prompt_too(model, tokenizer):
+    # The article's first example calls this PPL(y|x).
+    x = "Summarize the following paragraph. The quick brown fox jumps over the lazy dog."
+    context, target = ids_of(tokenizer, x), ids_of(tokenizer, " The fox jumps over the dog.")
+    ids = torch.tensor([context + target])
+    articles = model(ids, labels=ids.clone()).loss.item()
+    [ours] = losses(model, [(context, target)])
+    labels = torch.tensor([[-100] * len(context) + list(target)])
+    assert ours == pytest.approx(model(ids, labels=labels).loss.item(), rel=1e-5)
+    assert abs(articles - ours) > 0.01 * ours
+
+
+def test_scores_that_are_sorted_by_length_must_be_put_back(model, tokenizer):
+    bos = (tokenizer.bos_token_id,)
+    requests = [(bos, ids_of(tokenizer, text)) for text in ("一二三四五六", "好", "甲乙丙丁", "是谁")]
+    expected = [np.mean(nats_by_hand(model, *one)) for one in requests]
+    # calculate_sample_perplexity_resortable(sort_by_len=True) reorders the rows, and returns what it found in that order
+    order = sorted(range(4), key=lambda number: len(requests[number][1]))
+    articles = [np.mean(nats_by_hand(model, *requests[number])) for number in order]
+    ours = losses(model, requests)
+    np.testing.assert_allclose(ours, expected, rtol=1e-5)
+    np.testing.assert_allclose(sorted(ours), sorted(articles), rtol=1e-5)
+    assert not np.allclose(ours, articles, rtol=0.01)
+
+
+def test_a_token_may_span_prompt_and_response_and_ids_are_joined_instead(model):
+    bpe = Tokenizer(models.BPE())
+    trainer = trainers.BpeTrainer(special_tokens=["<eos>"], min_frequency=5, show_progress=False)
+    bpe.train_from_iterator(["指令甲\n回答", "的", *["：好"] * 5], trainer)
+    spanning = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<eos>")
+    x, y = "指令：甲\n回答：", "好的"
+    joined, start = spanning(x + y)["input_ids"], len(spanning(x)["input_ids"])
+    assert spanning.convert_ids_to_tokens(joined)[-2:] == ["：好", "的"]
+    assert spanning.decode(joined[start:]) == "的"  # what the article scores of 好的
+    line = score(model, spanning, [row("甲", y)]).loc[0]
+    assert line["response_tokens"] == line["response_alone_tokens"] == 2
+    expected = np.mean(nats_by_hand(model, spanning("<eos>" + x)["input_ids"], ids_of(spanning, y)))
+    assert line["response_loss"] == pytest.approx(expected, rel=1e-5)
+
+
+@torch.inference_mode()
+def test_padding_in_the_labels_is_counted_where_pad_is_eos(model, tokenizer):
+    assert tokenizer.pad_token == tokenizer.eos_token
+    texts = [
+        (*ids_of(tokenizer, text), tokenizer.eos_token_id) for text in ("甲是船工", "甲是谁？甲是海州的船工，爱笑")
+    ]
+    right = copy.deepcopy(tokenizer)
+    right.padding_side = "right"
+    batch = right.pad({"input_ids": [list(ids) for ids in texts]}, return_tensors="pt")
+    ids = batch["input_ids"]
+    logits = model(**batch).logits[0, :-1]
+    counted = cross_entropy(logits, ids[0, 1:]).item()  # labels = input_ids
+    without_eos = cross_entropy(logits, ids[0, 1:].where(ids[0, 1:] != right.pad_token_id, -100)).item()
+    ours = losses(model, [(text[:1], text[1:]) for text in texts])
+    assert ours[0] == pytest.approx(np.mean(nats_by_hand(model, texts[0][:1], texts[0][1:])), rel=1e-5)
+    assert abs(counted - ours[0]) > 0.01 and abs(without_eos - ours[0]) > 0.01
+
+
+# ----- files and the shell
+
+
+def read_back(folder):
+    text = {"id": str, "task": str, "reason": str}
+    csv = pd.read_csv(folder / "scores.csv", dtype=text, keep_default_na=False, na_values={"ifd": [""]})
+    return pd.read_parquet(folder / "scores.parquet"), csv
+
+
+def test_both_files_hold_the_table(tmp_path):
+    table = pd.DataFrame({"id": ["001", "第二行"], "task": ["", "问, “答”\n"], "ifd": [np.nan, 0.1 + 0.2]})
+    table["reason"] = ["response: the output is empty", ""]
+    assert write_table(table, tmp_path / "out") == [tmp_path / "out/scores.parquet", tmp_path / "out/scores.csv"]
+    for found in read_back(tmp_path / "out"):
+        pd.testing.assert_frame_equal(found, table, check_dtype=False, rtol=1e-15)
+    assert (tmp_path / "out/scores.csv").read_bytes().startswith(b"\xef\xbb\xbfid,task")
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_half(tmp_path, monkeypatch):
+    write_table(pd.DataFrame({"id": ["旧"]}), tmp_path)
+    old = (tmp_path / "scores.csv").read_bytes()
+
+    def half(table, path, **_):
+        path.write_text("id\n新", encoding="utf-8")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(pd.DataFrame, "to_csv", half)
+    with pytest.raises(OSError, match="no space left"):
+        write_table(pd.DataFrame({"id": ["新"]}), tmp_path)
+    assert (tmp_path / "scores.csv").read_bytes() == old
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["scores.csv", "scores.parquet"]
+
+
+@pytest.fixture(scope="module")
+def shell(model, tokenizer, tmp_path_factory):
+    """(arguments without --out, the rows): a file of rows and a saved checkpoint."""
+    folder = tmp_path_factory.mktemp("shell")
+    rows = [one | {"id": f"第{number}行", "task": "问"} for number, one in enumerate(random_rows(9, count=12))]
+    lines = [json.dumps(one, ensure_ascii=False) for one in rows]
+    (folder / "rows.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    model.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    options = ["--shots", "2", "--max-length", "120", "--max-tokens", "300"]
+    return [str(folder / "rows.jsonl"), "--model", str(folder / "model"), *options], rows
+
+
+def test_the_shell_scores_a_file_and_a_second_run_scores_nothing_again(
+    model, tokenizer, shell, tmp_path, monkeypatch, capsys
+):
+    arguments, rows = shell
+    main([*arguments, "--out", str(tmp_path)])
+    assert "13 rows, " in capsys.readouterr().out
+    first, csv = read_back(tmp_path)
+    pd.testing.assert_frame_equal(first, score(model, tokenizer, rows, shots=2, max_length=120, max_tokens=300))
+    assert csv["id"].tolist() == first["id"].tolist() and csv["reason"].tolist() == first["reason"].tolist()
+    monkeypatch.setattr(likelihood, "batch_nats", lambda *_: pytest.fail("a batch was scored again"))
+    main([*arguments, "--out", str(tmp_path)])
+    assert "batches were scored before" in capsys.readouterr().out
+    pd.testing.assert_frame_equal(read_back(tmp_path)[0], first, check_exact=True)
+
+
+def test_a_text_that_spells_a_special_token_is_read_as_text(tokenizer):
+    ids = scoring.Prompts(tokenizer, "plain").text(f"好{tokenizer.eos_token}了")
+    assert tokenizer.eos_token_id not in ids and tokenizer.decode(ids) == f"好{tokenizer.eos_token}了"
+
+
+def test_a_system_turn_stands_before_the_prompt_in_every_form(tokenizer):
+    row = {"instruction": "甲？", "input": "", "output": "乙", "system": "丙"}
+    assert FORMS["plain"].prompt(row) == "丙\n\n指令：甲？\n回答："
+    turns = [{"role": "system", "content": "丙"}, {"role": "user", "content": "甲？"}]
+    assert scoring.Prompts(tokenizer, "chat").prompt(row) == tuple(chat.prompt_ids(tokenizer, turns))
+    example = {"instruction": "丁？", "input": "", "output": "戊"}
+    asked = [{"role": "user", "content": "丁？"}, {"role": "assistant", "content": "戊"}]
+    talk = [turns[0], *asked, turns[1]]
+    assert scoring.Prompts(tokenizer, "chat").one_shot(row, example) == tuple(chat.prompt_ids(tokenizer, talk))
+
+
+def test_two_processes_give_the_table_of_one(shell, tmp_path):
+    arguments, _ = shell
+    main([*arguments, "--out", str(tmp_path / "one")])
+    # with --cpu it starts one process whatever number is asked for; --multi_gpu starts two, which find no GPU and use gloo
+    launch = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
+    command = [sys.executable, *launch.split(), "-m", "scripts.sft_scores", *arguments, "--out", str(tmp_path / "two")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("13 rows, ") == 1
+    one, two = (pd.read_parquet(tmp_path / name / "scores.parquet") for name in ("one", "two"))
+    pd.testing.assert_frame_equal(one, two, check_exact=True)
+    shares = [[line["batch"] for line in read_jsonl(file)] for file in (tmp_path / "two/journal").glob("*.jsonl")]
+    batches = sorted(batch for share in shares for batch in share)
+    assert len(shares) == 2 and batches == list(range(len(batches)))  # each once

@@ -1,0 +1,483 @@
+"""triplets.py: both forms by hand, every format against the same rows, each fault with its message."""
+
+import json
+
+import datasets
+import pandas as pd
+import pytest
+from datasets import Dataset, DatasetDict
+
+from scripts.files import DataError
+from scripts.sft_scores import triplets
+from scripts.sft_scores.triplets import load
+
+LAN = {"instruction": "阿兰是谁？", "input": "", "output": "灯匠"}
+SHI = {"instruction": "译成英文", "input": "石生是船工。", "output": "Shi Sheng is a boatman."}
+
+
+def turns(*contents, system=None):
+    """A conversation: the contents are the user's and the assistant's in turn."""
+    roles = ("user", "assistant") * len(contents)
+    messages = [{"role": role, "content": text} for role, text in zip(roles, contents, strict=False)]
+    return [{"role": "system", "content": system}] * (system is not None) + messages
+
+
+def save(path, rows):
+    """`rows` in the format of the suffix; a text or bytes as they are."""
+    if isinstance(rows, bytes):
+        path.write_bytes(rows)
+    elif isinstance(rows, str):
+        path.write_text(rows, encoding="utf-8", newline="")
+    elif path.suffix.lower() == ".jsonl":
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    else:
+        path.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Rows, or a text, written to a file and loaded again."""
+    return lambda rows, name="x.json": load(save(tmp_path / name, rows))
+
+
+@pytest.fixture
+def refused(read):
+    """The message that such a file gets, one line a fault."""
+
+    def message(rows, name="x.json"):
+        with pytest.raises(DataError) as error:
+            read(rows, name)
+        return str(error.value).split("\n")
+
+    return message
+
+
+# ---------------------------------------------------------------- Alpaca's fields
+
+
+def test_a_row_comes_out_with_an_id_and_a_task(read):
+    assert read([LAN, SHI]) == [
+        {"id": "1", "instruction": "阿兰是谁？", "input": "", "output": "灯匠", "task": ""},
+        {"id": "2", "instruction": "译成英文", "input": "石生是船工。", "output": SHI["output"], "task": ""},
+    ]
+
+
+def test_input_and_task_may_be_missing_or_null(read):
+    bare = {"instruction": "问", "output": "答"}
+    rows = read([bare, bare | {"input": None, "task": None}])
+    assert [(row["input"], row["task"]) for row in rows] == [("", ""), ("", "")]
+
+
+@pytest.mark.parametrize("field", ["instruction", "output"])
+def test_an_empty_instruction_or_output_is_kept(read, field):
+    assert read([LAN | {field: ""}])[0][field] == ""
+
+
+def test_white_space_and_emoji_stay_as_they_are(read):
+    text = " \t两行\r\n🐉👩‍🚀 \n"
+    assert read([LAN | {"output": text}])[0]["output"] == text
+
+
+def test_other_columns_stay_as_they_are(read):
+    more = {
+        "task": "译",
+        "fault": ["swapped"],
+        "history": [["问", "答"]],
+        "score": 0.5,
+        "system": None,
+        "split": "a",
+    }
+    assert read([SHI | more]) == [{"id": "1"} | SHI | more]
+
+
+@pytest.mark.parametrize("written", [3, "3", "3.0", 3.0])
+def test_turns_that_load_gave_are_a_number_again(read, written):
+    rows = read([LAN | {"turns": written}, LAN | {"turns": None}, LAN | {"turns": ""}])
+    assert rows[0]["turns"] == 3 and isinstance(rows[0]["turns"], int)
+    assert "turns" not in rows[1] and "turns" not in rows[2]
+
+
+# ---------------------------------------------------------------- messages
+
+
+def test_one_exchange_is_a_triplet_and_the_system_stays(read):
+    rows = read([{"messages": turns("谁？", "灯匠")}, {"messages": turns("谁？", "船工", system="简答"), "fault": ""}])
+    assert rows == [
+        {"id": "1", "instruction": "谁？", "input": "", "output": "灯匠", "task": ""},
+        {
+            "id": "2",
+            "instruction": "谁？",
+            "input": "",
+            "output": "船工",
+            "task": "",
+            "system": "简答",
+            "fault": "",
+        },
+    ]
+
+
+def test_several_exchanges_are_one_row_of_the_last_with_their_number(read):
+    rows = read(
+        [
+            {"messages": turns("一", "二", "三", "四", "五", "六", system="")},
+            {"messages": turns("一", "二", "三", "四")},
+        ]
+    )
+    triplet = {"instruction": "五", "input": "", "output": "六", "task": ""}
+    assert rows[0] == {"id": "1"} | triplet | {"system": "", "turns": 3}
+    assert (rows[1]["instruction"], rows[1]["output"], rows[1]["turns"]) == ("三", "四", 2)
+
+
+def test_empty_contents_are_kept(read):
+    assert read([{"messages": turns("", "")}])[0] == {"id": "1", "task": ""} | dict.fromkeys(LAN, "")
+
+
+def test_a_row_of_each_form_in_one_file(read):
+    empty = {
+        "messages": None,
+        "instruction": "",
+        "input": "",
+        "output": "",
+    }  # as a table writes what is missing
+    rows = read([LAN | {"messages": ""}, empty | {"messages": turns("谁？", "船工")}])
+    assert [(row["instruction"], row["output"]) for row in rows] == [("阿兰是谁？", "灯匠"), ("谁？", "船工")]
+
+
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        ([], ", messages: [] (list); [{"),
+        ({"role": "user"}, ", messages: {"),
+        (7, ", messages: 7 (int); [{"),
+        (["谁？"], ", messages, turn 1: '谁？' (str) is no turn; [{"),
+        (
+            [{"role": "human", "content": "谁？"}],
+            ", messages, turn 1: role is 'human' (str); system, user, assistant are",
+        ),
+        (
+            [{"from": "human", "value": "谁？"}],
+            ", messages, turn 1: role is missing; system, user, assistant are right",
+        ),
+        (turns("谁？", 7), ", messages, turn 2: content is 7 (int); a text is right"),
+        (turns("谁？", None), ", messages, turn 2: content is missing; a text is right"),
+        (turns([{"type": "text", "text": "谁？"}], "灯匠"), ", messages, turn 1: content is [{"),
+        (turns("谁？"), ", messages: roles user; user and assistant in turn"),
+        (turns("谁？", "灯匠", "还有？"), ", messages: roles user, assistant, user; user and"),
+        (turns("谁？", "灯匠")[::-1], ", messages: roles assistant, user; user and"),
+        (turns("谁？", "灯匠")[1:], ", messages: roles assistant; user and"),
+        (turns(system="简答"), ", messages: roles system; user and"),
+        (turns("谁？", "灯匠") + turns(system="简答"), ", messages: roles user, assistant, system; user and"),
+        (
+            turns(system="简答") + turns("谁？", "灯匠", system=""),
+            ", messages: roles system, system, user, assistant; ",
+        ),
+        (turns("谁？", "灯匠")[:1] * 2, ", messages: roles user, user; user and"),
+        ("谁？", ", messages: line 1, column 1: not JSON (Expecting value); [{"),
+        ("[{'role': 'user'}]", ", messages: line 1, column 3: not JSON"),  # a list as Python prints it
+    ],
+)
+def test_a_conversation_that_cannot_be_taken_is_named(refused, messages, message):
+    head, fault = refused([LAN, {"messages": messages}])
+    assert head == "1 of 2 rows cannot be taken:"
+    assert fault.startswith(f".../x.json, row 2{message}") and fault.endswith(("right", "right, an empty one too"))
+
+
+def test_a_system_turn_and_another_system_column_are_refused(refused, read):
+    row = {"messages": turns("谁？", "灯匠", system="简答"), "system": "详答"}
+    assert refused([row])[1].startswith(".../x.json, row 1, messages: a system's turn other than the column system; ")
+    assert read([row | {"system": "简答"}])[0]["system"] == "简答"
+
+
+# ---------------------------------------------------------------- faulty rows
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (
+            {"instruction": "问"},
+            ", output: missing in a row with instruction; a text is right, an empty one too",
+        ),
+        (
+            {"output": "答", "Instruction": "问"},
+            ", instruction: missing in a row with output, Instruction; a text",
+        ),
+        (LAN | {"output": None}, ", output: missing in a row with instruction, input; a text is right"),
+        (LAN | {"output": 42}, ", output: 42 (int) is no text; a text is right"),
+        (LAN | {"instruction": ["问"]}, ", instruction: ['问'] (list) is no text; a text is right"),
+        (LAN | {"input": 0}, ", input: 0 (int) is no text"),
+        (LAN | {"input": False}, ", input: False (bool) is no text"),
+        (LAN | {"output": float("nan")}, ", output: nan (float) is no text"),
+        (LAN | {"task": 3}, ", task: 3 (int) is no text"),
+        (LAN | {"turns": "many"}, ", turns: 'many' (str); a whole number of exchanges is right"),
+        (LAN | {"turns": 1.5}, ", turns: 1.5 (float); a whole number"),
+        (
+            {"text": "问答"},
+            ": no instruction, output or messages in a row with text; an object with instruction, ",
+        ),
+        ({"input": "问"}, ": no instruction, output or messages in a row with input; "),
+        ({}, ": no instruction, output or messages in a row with nothing; "),
+        (
+            {"messages": turns("问", "答")} | LAN,
+            ", messages: stands beside instruction, output; one form is right",
+        ),
+        (
+            {"messages": turns("问", "答"), "input": "文"},
+            ", messages: stands beside input; one form is right",
+        ),
+        ("问", ": '问' (str) is no row; an object with instruction, "),
+        (None, ": missing is no row; an object"),
+    ],
+)
+def test_a_row_that_cannot_be_taken_is_named(refused, row, message):
+    head, fault = refused([LAN, row, SHI])
+    assert head == "1 of 3 rows cannot be taken:" and fault.startswith(f".../x.json, row 2{message}")
+
+
+def test_the_first_five_faulty_rows_are_listed_and_all_are_counted(refused):
+    rows = [LAN if number == 2 else LAN | {"output": number} for number in range(1, 9)]
+    head, *faults = refused(rows)
+    assert head == "7 of 8 rows cannot be taken; the first 5:"
+    assert [fault.split(",")[1] for fault in faults] == [" row 1", " row 3", " row 4", " row 5", " row 6"]
+
+
+def test_json_lines_are_named_by_line_and_csv_rows_without_the_header(refused):
+    assert refused([LAN, {"output": "答"}], "x.jsonl")[1].startswith(".../x.jsonl, line 2, instruction: missing")
+    text = 'messages\n"[]"\n"[{""role"": ""user"", ""content"": 7}]"\n'
+    assert [fault[:26] for fault in refused(text, "x.csv")[1:]] == [
+        ".../x.csv, row 1, messages",
+        ".../x.csv, row 2, messages",
+    ]
+
+
+# ---------------------------------------------------------------- ids
+
+
+def test_own_ids_are_texts(read):
+    assert [row["id"] for row in read([LAN | {"id": 7}, LAN | {"id": "a"}])] == ["7", "a"]
+    assert [row["id"] for row in read([LAN | {"id": None}, LAN | {"id": ""}])] == [
+        "1",
+        "2",
+    ]  # an empty column is none
+
+
+def test_an_id_that_stands_twice_is_refused_with_both_rows(refused):
+    rows = [LAN | {"id": name} for name in ("7", "a", 7, "a", 7)]
+    assert refused(rows)[1:] == [
+        f".../x.json, row {row}, id: '{name}' is that of .../x.json, row {first} too; an own one is right"
+        for row, name, first in [(3, 7, 1), (4, "a", 2), (5, 7, 1)]
+    ]
+
+
+@pytest.mark.parametrize("value", [1.5, True, ["a"]])
+def test_an_id_that_is_no_name_is_refused(refused, value):
+    assert f".../x.json, row 1, id: {value!r} " in refused([LAN | {"id": value}])[1]
+
+
+def test_an_id_in_some_rows_only_is_refused(refused):
+    faults = refused([LAN, LAN | {"id": "1"}, LAN | {"id": ""}])[1:]
+    assert [fault.split(";")[0] for fault in faults] == [
+        f".../x.json, row {row}, id: missing, though other rows have one" for row in (1, 3)
+    ]
+
+
+# ---------------------------------------------------------------- formats and files
+
+
+def test_all_formats_give_the_same_rows(tmp_path):
+    rows = [
+        LAN | {"id": "a", "task": "问", "fault": ""},
+        SHI | {"id": "b", "task": "译", "fault": "swapped"},
+        {
+            "instruction": '逗号, "引号"\n换行',
+            "input": "NA",
+            "output": "",
+            "id": "c",
+            "task": "null",
+            "fault": "1.0",
+        },
+    ]
+    table = pd.DataFrame(rows)
+    save(tmp_path / "x.json", rows)
+    save(tmp_path / "x.jsonl", rows)
+    save(tmp_path / "bom.json", ("\ufeff" + json.dumps(rows)).encode())
+    table.to_csv(tmp_path / "x.csv", index=False)
+    table.to_csv(tmp_path / "bom.CSV", index=False, encoding="utf-8-sig")
+    table.to_csv(tmp_path / "crlf.csv", index=False, lineterminator="\r\n")
+    table.to_parquet(tmp_path / "x.parquet")
+    assert len(list(tmp_path.iterdir())) == 7
+    for file in tmp_path.iterdir():
+        assert load(file) == rows, file.name
+
+
+def test_conversations_come_from_parquet_and_from_json_in_a_csv_cell(tmp_path):
+    rows = [{"messages": turns("谁？", "灯匠")}, {"messages": turns("一", "二", "三", "四", system="简答")}]
+    Dataset.from_list(rows).to_parquet(tmp_path / "x.parquet")
+    cells = [{"messages": json.dumps(row["messages"])} for row in rows]
+    pd.DataFrame(cells).to_csv(tmp_path / "x.csv", index=False)
+    right = load(save(tmp_path / "x.json", rows))
+    assert right[1]["turns"] == 2 and load(tmp_path / "x.parquet") == right and load(tmp_path / "x.csv") == right
+
+
+def test_rows_that_load_gave_come_back_from_every_format(tmp_path):
+    rows = load(save(tmp_path / "x.json", [LAN, {"messages": turns("一", "二", "三", "四")}]))
+    pd.DataFrame(rows).to_csv(tmp_path / "x.csv", index=False)
+    pd.DataFrame(rows).to_parquet(tmp_path / "x.parquet")
+    for file in (save(tmp_path / "x.jsonl", rows), tmp_path / "x.csv", tmp_path / "x.parquet"):
+        assert load(file) == rows, file.name
+
+
+def test_a_folder_is_read_by_name_with_the_file_in_the_ids(tmp_path):
+    save(tmp_path / "b.jsonl", [SHI])
+    save(tmp_path / "a.json", [LAN, SHI])
+    save(tmp_path / ".a.12.json", "left by a kill")
+    save(tmp_path / "README.md", "no data")
+    assert [(row["id"], row["output"]) for row in load(tmp_path)] == [
+        ("a.json:1", "灯匠"),
+        ("a.json:2", SHI["output"]),
+        ("b.jsonl:1", SHI["output"]),
+    ]
+    (tmp_path / "b.jsonl").unlink()
+    assert [row["id"] for row in load(tmp_path)] == ["1", "2"]
+
+
+def test_ids_and_faults_count_across_files(tmp_path):
+    save(tmp_path / "a.jsonl", [LAN | {"id": "q"}, LAN | {"id": "r", "output": 7}])
+    save(tmp_path / "b.json", [SHI | {"id": "q"}])
+    save(tmp_path / "c.json", [SHI])  # without ids of its own
+    with pytest.raises(DataError) as error:
+        load(tmp_path)
+    assert str(error.value).split("\n") == [
+        "2 of 4 rows cannot be taken:",
+        ".../a.jsonl, line 2, output: 7 (int) is no text; a text is right",
+        ".../b.json, row 1, id: 'q' is that of .../a.jsonl, line 1 too; an own one is right",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "x.json",
+            '{"output": "a"}\n{"output": "b"}\n',
+            "x.json: line 2.*; one object a line is JSON Lines, .* .jsonl$",
+        ),
+        ("x.json", LAN, r"x\.json: the top level is \{.*; a list of rows is right$"),
+        (
+            "x.json",
+            '[{"output": "a", "output": "b"}]',
+            "x.json: 1, output: stands more than once; once is right",
+        ),
+        ("x.jsonl", '{"output": "a"\n', "x.jsonl: line 1, column .*: not JSON"),
+        ("x.jsonl", "{}\n\n{}\n", "x.jsonl: line 2: empty; one JSON object a line is right"),
+        (
+            "x.csv",
+            "instruction,output\n问,答\n问,答,多\n",
+            "x.csv: Expected 2 fields in line 3, saw 3; as many cells",
+        ),
+        (
+            "x.csv",
+            "instruction,output\n问,答,多\n",
+            "x.csv: Expected 2 fields in line 2, saw 3; as many cells",
+        ),
+        (
+            "x.csv",
+            'instruction,output\n问,"答\n',
+            "x.csv: EOF inside string .*; .* every quote closed, are right",
+        ),
+        (
+            "x.csv",
+            "output,instruction,output\n答,问,答\n",
+            "x.csv: header: 'output' stands 2 times; once is right",
+        ),
+        (
+            "x.csv",
+            "instruction,output\n问,答\n".encode("gb18030"),
+            "not UTF-8; it reads as GB18030: save it as UTF-8",
+        ),
+        ("x.parquet", "text", r"x\.parquet: not Parquet \(.*\); a file written as Parquet is right"),
+        ("x.json", "[]", "x.json: no rows; at least one is right"),
+        ("x.json", "", "x.json: no rows"),
+        ("x.jsonl", "\n", "x.jsonl: no rows"),
+        ("x.csv", "\ufeff\n", "x.csv: no rows"),
+        ("x.csv", "instruction,output\n", "x.csv: no rows"),
+        ("x.txt", "问", r"x\.txt: ends in '\.txt'; \.json, \.jsonl, \.csv or \.parquet is right"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(read, name, content, message):
+    with pytest.raises(DataError, match=message):
+        read(content, name)
+
+
+def test_a_parquet_file_without_rows_is_named(tmp_path):
+    pd.DataFrame([LAN])[:0].to_parquet(tmp_path / "x.parquet")
+    with pytest.raises(DataError, match=r"x\.parquet: no rows"):
+        load(tmp_path / "x.parquet")
+
+
+def test_an_empty_file_in_a_folder_is_named(tmp_path):
+    save(tmp_path / "a.json", [LAN])
+    save(tmp_path / "b.csv", "")
+    with pytest.raises(DataError, match=r"b\.csv: no rows"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("source", ["none.csv", "none.parquet", "./none", "here/none", "a/b/c"])
+def test_a_path_is_not_looked_up_on_the_hub(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("a path was looked up on the Hub"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    with pytest.raises(DataError, match=r"no such file or folder; a \.json, \.jsonl, \.csv or \.parquet file"):
+        load(source)
+
+
+# ---------------------------------------------------------------- Hub
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A Hub with owner/name, whose splits have one row each, with the split's name as output."""
+
+    def load_dataset(name, split=None):
+        if name != "owner/name":
+            raise ConnectionError("not reachable")
+        splits = {part: Dataset.from_list([LAN | {"output": part}]) for part in ("train", "train[:1]")}
+        return splits[split] if split else DatasetDict(splits)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+
+
+def test_the_split_of_a_hub_id_stands_behind_it_or_beside_it(hub):
+    row = {"id": "1", "task": ""} | LAN
+    assert load("owner/name:train") == load("owner/name", split="train") == [row | {"output": "train"}]
+    assert load("owner/name:train[:1]") == [row | {"output": "train[:1]"}]
+
+
+def test_hub_ids_that_cannot_be_read_are_named(hub):
+    for source in ("owner/name", "owner/name:"):
+        with pytest.raises(DataError, match=r"^owner/name: split=None; one of its splits is right: train, "):
+            load(source)
+    with pytest.raises(DataError, match=r"^owner/none: no file or folder here, and the Hub .*not reachable"):
+        load("owner/none:train")
+    with pytest.raises(DataError, match=r"^owner/name:train: split='test' beside it; one of the two is right"):
+        load("owner/name:train", split="test")
+
+
+def test_a_split_of_a_file_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"x\.json: split='train' is for Hub ids"):
+        load(save(tmp_path / "x.json", [LAN]), split="train")
+
+
+def test_faulty_rows_of_the_hub_are_named_with_their_split(monkeypatch):
+    hub = Dataset.from_list([LAN | {"output": 7}])
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: hub)
+    with pytest.raises(DataError, match=r"\nowner/name \(train\), row 1, output: 7 \(int\) is no text"):
+        load("owner/name:train")
+
+
+def test_the_examples_at_the_top_of_the_module_hold(read):
+    fields, conversation, triplet = (
+        json.loads(line) for line in triplets.__doc__.split("\n") if line.startswith("    {")
+    )
+    assert read([fields]) == read([conversation]) == [triplet]

@@ -1,0 +1,553 @@
+"""Memory on paper beside memory measured: published sizes, peft's adapters, tensors really kept, a real FSDP."""
+
+import weakref
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from accelerate.utils import calculate_maximum_sizes
+from peft import LoraConfig, get_peft_model
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForQuestionAnswering,
+    BertConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    core_model_loading,
+)
+
+from scripts import models
+from scripts.models import (
+    CHECKPOINTS,
+    GIB,
+    SHAPES,
+    chapters,
+    estimate,
+    loading_advice,
+    lora_size,
+    reader_step,
+    rows_that_fit,
+    saved_for_backward,
+    skeleton,
+)
+from scripts.offline.tiny_models import BUILDERS
+from scripts.profiles import PROFILES, ROOT
+
+ATTENTION, MLP = ["q_proj", "k_proj", "v_proj", "o_proj"], ["gate_proj", "up_proj", "down_proj"]
+VOCABULARY = 501
+
+
+def adapter(*targets, r=8, dropout=0.05):
+    return LoraConfig(r=r, lora_dropout=dropout, target_modules=list(targets or ATTENTION + MLP), task_type="CAUSAL_LM")
+
+
+def tiny(kind=Qwen2Config, **changes):
+    sizes = {"hidden_size": 64, "intermediate_size": 175, "num_hidden_layers": 3, "num_attention_heads": 4}
+    more = {"num_key_value_heads": 2, "vocab_size": VOCABULARY, "tie_word_embeddings": False}
+    return kind(**(sizes | more | changes))
+
+
+def built(config, lora=None, dtype=torch.float32, checkpointing=False):
+    """A real model with random weights, as the trainers prepare it."""
+    kind = Qwen2ForCausalLM if isinstance(config, Qwen2Config) else LlamaForCausalLM
+    model = kind._from_config(config, dtype=dtype if lora else torch.float32, attn_implementation="sdpa")
+    if checkpointing:
+        model.activation_checkpointing_enable()
+    if lora:
+        model = get_peft_model(model, lora)
+        if checkpointing:
+            model.enable_input_require_grads()
+    return model.train()
+
+
+def batch(rows, tokens, padding=0):
+    ids = torch.randint(VOCABULARY, (rows, tokens))
+    mask = torch.ones_like(ids)
+    mask[0, :padding] = 0
+    return {"input_ids": ids, "attention_mask": mask, "labels": ids}
+
+
+# --- where a checkpoint lies
+
+
+def test_a_small_model_that_is_missing_is_built_and_another_name_comes_back(monkeypatch):
+    asked = []
+    monkeypatch.setattr(models.subprocess, "run", lambda command, **options: asked.append(command[1:]))
+    monkeypatch.setenv("COOKBOOK_MODELS", "outputs/none")
+    for name in ("deepseek-ai/DeepSeek-R1-Distill-Qwen-7B", "/some/folder", "models/tiny-bert", ""):
+        assert models.checkpoint(name) == name
+    assert models.checkpoint("tiny-bert") == str(ROOT / "outputs" / "none" / "tiny-bert")
+    assert asked == [["-m", "scripts.offline", "tiny-bert"]]
+    assert set(models.SMALL) == set(BUILDERS), "the names that scripts/offline can build"
+
+
+# --- weights
+
+
+@pytest.mark.parametrize(
+    ("size", "published"),  # the totals that the Hub shows for each checkpoint's safetensors
+    [
+        ("1.5B", 1_777_088_000),
+        ("7B", 7_615_616_512),
+        ("14B", 14_770_033_664),
+        ("32B", 32_763_876_352),
+        ("70B", 70_553_706_496),
+    ],
+)
+def test_shapes_have_the_published_number_of_parameters_and_take_no_memory(size, published):
+    model = skeleton(SHAPES[size])
+    assert model.num_parameters() == published
+    assert all(parameter.is_meta for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    "targets", [ATTENTION + MLP, ["q_proj", "v_proj"], ["embed_tokens", "lm_head", *ATTENTION], ["down_proj"]]
+)
+@pytest.mark.parametrize("kind", [Qwen2Config, LlamaConfig])
+def test_lora_size_is_what_peft_makes(kind, targets):
+    lora = adapter(*targets)
+    made, _ = built(tiny(kind), lora).get_nb_trainable_parameters()
+    assert lora_size(skeleton(tiny(kind)), lora) == made
+
+
+def test_lora_size_of_the_7b_by_hand():
+    # r (d_in + d_out): q and o 3584 + 3584, k and v 3584 + 512, the MLP three times 3584 + 18944; 28 layers
+    by_hand = 32 * (2 * (3584 + 3584) + 2 * (3584 + 512) + 3 * (3584 + 18944)) * 28
+    assert lora_size(skeleton(SHAPES["7B"]), adapter(r=32)) == by_hand
+
+
+@pytest.mark.parametrize("size", ["7B", "70B"])
+def test_frozen_weights_are_what_accelerate_counts(size):
+    model = skeleton(SHAPES[size])
+    frozen = estimate(model, adapter(), rows=1, tokens=1)["frozen weights"]
+    in_16_bits = model.to(torch.bfloat16)
+    total, _ = calculate_maximum_sizes(in_16_bits)
+    assert frozen == total - sum(buffer.nbytes for buffer in in_16_bits.buffers())
+
+
+def test_four_bits_are_4_127_for_each_weight_of_the_layers_and_16_elsewhere():
+    layers = 28 * (2 * 3584 * 3584 + 2 * 3584 * 512 + 3 * 3584 * 18944)
+    others = 7_615_616_512 - layers  # embedding, head, norms, biases
+    frozen = estimate(skeleton(SHAPES["7B"]), adapter(), rows=1, tokens=1, four_bit=True)["frozen weights"]
+    assert frozen == pytest.approx(layers * 4.127 / 8 + others * 2, rel=1e-5)  # 0.127: QLoRA, section 3
+
+
+def test_beside_four_bits_the_adapter_has_16_and_a_matrix_is_unpacked_at_a_time():
+    parts = estimate(skeleton(tiny()), adapter(), rows=1, tokens=1, trained=0, four_bit=True)
+    assert parts["trained weights"] == parts["gradients"] == 2 * lora_size(skeleton(tiny()), adapter())
+    assert parts["working space"] == 3 * 4 * 175 + 2 * 64 * 175  # three gradients of 175 float32; 64 x 175 in 16 bits
+
+
+def test_four_bits_without_an_adapter_are_refused():
+    with pytest.raises(ValueError, match=r"4-bit weights cannot be trained; give a LoraConfig"):
+        estimate(skeleton(tiny()), None, rows=1, tokens=8, four_bit=True)
+
+
+# --- gradients and optimizer
+
+
+@pytest.mark.parametrize("lora", [adapter(), None], ids=["lora", "full"])
+def test_gradients_and_adam_after_a_real_step_are_as_predicted_to_the_byte(lora):
+    model = built(tiny(), lora)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained)
+    model(**batch(2, 8), use_cache=False).loss.backward()
+    optimizer.step()
+    moments = [state[name] for state in optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")]
+
+    parts = estimate(skeleton(tiny()), lora, rows=2, tokens=8, dtype=torch.float32)
+    assert parts["trained weights"] == sum(parameter.nbytes for parameter in trained)
+    assert parts["gradients"] == sum(parameter.grad.nbytes for parameter in trained)
+    assert parts["optimizer"] == sum(moment.nbytes for moment in moments)
+    assert parts["frozen weights"] == sum(p.nbytes for p in model.parameters() if not p.requires_grad)
+
+
+# --- activations
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
+@pytest.mark.parametrize("padding", [0, 5], ids=["full rows", "padded"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("lora", [adapter(r=16), None], ids=["lora", "full"])
+def test_activations_are_what_torch_keeps_for_the_backward(lora, dtype, padding, checkpointing):
+    config = tiny()
+    kept = saved_for_backward(built(config, lora, dtype, checkpointing), batch(3, 96, padding), dtype)
+    options = {"dtype": dtype, "checkpointing": checkpointing, "masked": padding > 0, "on_cpu": True}
+    assert estimate(skeleton(config), lora, rows=3, tokens=96, **options)["activations"] == pytest.approx(
+        kept, rel=0.02
+    )
+
+
+@pytest.mark.parametrize(
+    ("rows", "tokens", "sizes"),
+    [
+        (1, 256, {}),
+        (16, 16, {"hidden_size": 128, "num_attention_heads": 8}),
+        (4, 64, {"num_hidden_layers": 8, "num_key_value_heads": 1}),
+        (4, 64, {"intermediate_size": 900}),
+        (2, 32, {"kind": LlamaConfig, "num_key_value_heads": 4}),
+    ],
+)
+def test_activations_hold_for_other_shapes(rows, tokens, sizes):
+    config = tiny(**sizes)
+    kept = saved_for_backward(built(config, adapter(), torch.bfloat16), batch(rows, tokens), torch.bfloat16)
+    parts = estimate(skeleton(config), adapter(), rows=rows, tokens=tokens, masked=False, on_cpu=True)
+    assert parts["activations"] == pytest.approx(kept, rel=0.02)
+
+
+@pytest.mark.parametrize("lora", [adapter(*ATTENTION), adapter("q_proj", "v_proj"), adapter(dropout=0.0)])
+def test_activations_hold_for_other_adapters(lora):
+    kept = saved_for_backward(built(tiny(), lora, torch.bfloat16), batch(2, 64), torch.bfloat16)
+    parts = estimate(skeleton(tiny()), lora, rows=2, tokens=64, masked=False, on_cpu=True)
+    assert parts["activations"] == pytest.approx(kept, rel=0.02)
+
+
+def test_a_token_in_a_layer_by_hand():
+    def activations(rows, layers):
+        model = skeleton(tiny(num_hidden_layers=layers))
+        return estimate(model, adapter(), rows=rows, tokens=1, masked=False)["activations"]
+
+    a_layer_more = (activations(2, 4) - activations(1, 4)) - (activations(2, 3) - activations(1, 3))
+    norms, attention, mlp = 2 * 4 * 64, 2 * (64 + 64 + 32 + 32) + 4 * 4, 2 * 3 * 175  # with a float32 for each head
+    beside_matrices = 6 * (2 + 1) * 64 + (2 + 1) * 175 + 7 * 2 * 8  # inputs and what dropout drew; r numbers
+    assert a_layer_more == norms + attention + mlp + beside_matrices
+
+
+def test_measuring_leaves_the_model_in_the_mode_it_was_in():
+    model = built(tiny(), adapter()).eval()
+    assert saved_for_backward(model, batch(1, 8), torch.float32) > 0
+    assert not model.training and all(parameter.grad is None for parameter in model.parameters())
+
+
+# --- the whole
+
+
+class LiveMemory(TorchDispatchMode):
+    """Counts the bytes of all tensors that are alive, operation by operation: a slow stand-in for a GPU's own counter."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.alive, self.now, self.peak = set(), 0, 0
+        for tensor in (*model.parameters(), *model.buffers()):
+            self.add(tensor)
+
+    def add(self, tensor):
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self.alive:
+            self.alive.add(storage._cdata)
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self.drop, storage._cdata, storage.nbytes())
+
+    def drop(self, key, size):
+        self.alive.discard(key)
+        self.now -= size
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                self.add(leaf)
+        return result
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
+@pytest.mark.parametrize(
+    ("rows", "tokens", "trained", "vocabulary"),
+    [(8, 64, 2, 4001), (8, 64, 64, 4001), (1, 16, 2, VOCABULARY), (1, 16, 2, 4001)],
+    ids=["few logits", "all logits", "a short row", "a short row, a large head"],
+)
+@pytest.mark.parametrize(
+    ("lora", "dtype"),
+    [(adapter(), torch.float32), (adapter(), torch.bfloat16), (None, torch.bfloat16)],
+    ids=["lora float32", "lora bfloat16", "full bfloat16"],
+)
+def test_the_sum_is_the_peak_of_a_real_step_with_accumulated_gradients(
+    lora, dtype, rows, tokens, trained, vocabulary, checkpointing
+):
+    config = tiny(hidden_size=128, intermediate_size=350, num_hidden_layers=6, vocab_size=vocabulary)
+    model = built(config, lora, dtype, checkpointing)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], fused=True)
+    data = batch(rows, tokens, padding=5)
+    data["shift_labels"] = data["labels"][:, :trained].contiguous()
+    with LiveMemory(model) as memory:
+        for step in range(3):
+            with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+                loss = model(**data, logits_to_keep=torch.arange(trained), use_cache=False).loss
+            loss.backward()
+            if step == 0:
+                optimizer.step()  # Adam's moments are there from now on
+                memory.peak = 0
+    options = {"dtype": dtype, "checkpointing": checkpointing, "trained": trained, "on_cpu": True}
+    parts = estimate(skeleton(config), lora, rows=rows, tokens=tokens, **options)
+    assert 0.98 < sum(parts.values()) / memory.peak < 1.06
+
+
+def test_rows_that_fit_fit_and_one_more_does_not():
+    model, step = skeleton(SHAPES["1.5B"]), {"tokens": 512, "trained": 64, "checkpointing": True}
+    rows = rows_that_fit(12 * GIB, model, adapter(), **step)
+    needed = [sum(estimate(model, adapter(), rows=n, **step).values()) for n in (rows, rows + 1)]
+    assert rows > 0 and needed[0] <= 12 * GIB < needed[1]
+
+
+def test_no_row_fits_where_the_weights_do_not():
+    assert rows_that_fit(12 * GIB, skeleton(SHAPES["7B"]), adapter(), tokens=512) == 0
+
+
+# --- several devices
+
+
+def test_data_parallel_adds_buckets_of_the_gradients_and_shares_nothing():
+    alone = estimate(skeleton(tiny()), adapter(), rows=2, tokens=16)
+    one_of_8 = estimate(skeleton(tiny()), adapter(), rows=2, tokens=16, devices=8)
+    assert one_of_8 == alone | {"communication": alone["gradients"]}
+
+
+def test_fsdp_gathers_a_layer_and_the_larger_of_its_neighbours_and_needs_no_copies():
+    model, one_row = skeleton(SHAPES["7B"]), {"rows": 1, "tokens": 64}
+    alone, shared = (estimate(model, adapter(), **one_row, **more) for more in ({}, {"devices": 8, "sharded": True}))
+    matrices = 2 * 3584 * 3584 + 2 * 3584 * 512 + 3 * 3584 * 18944
+    layer = matrices + (3584 + 2 * 512) + 2 * 3584  # biases of q, k and v; two norms
+    head = 152064 * 3584 + 3584
+    adapters = lora_size(model, adapter())
+    assert shared["communication"] == 2 * layer + 2 * 2 * adapters // 28 + 2 * head
+    assert alone["activations"] - shared["activations"] == 2 * adapters
+
+
+def test_fsdp_keeps_the_scales_of_4_bit_weights_whole_and_shares_the_rest():
+    def frozen(**more):
+        return estimate(skeleton(SHAPES["70B"]), adapter(), rows=1, tokens=1, **more)["frozen weights"]
+
+    scales = frozen(four_bit=True) - frozen(four_bit=True, devices=2, sharded=True)
+    scales = frozen(four_bit=True) - 2 * scales  # what halving did not halve
+    layers = 80 * (2 * 8192 * 8192 + 2 * 8192 * 1024 + 3 * 8192 * 28672)
+    assert scales == pytest.approx(layers * 0.127 / 8, rel=0.01)
+    assert frozen(devices=8, sharded=True) * 8 == frozen()  # in 16 bits: every first dimension is a multiple of 8
+
+
+@dataclass
+class Share:
+    """What a process of the FSDP run found it holds."""
+
+    frozen: int
+    trained: int
+    optimizer: int
+    gathered: list[int]
+
+
+def fsdp_process(rank, folder, lora):
+    """One of two processes: wrap as accelerate does, take a step, write down what is held."""
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import DTensor
+
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    model = built(tiny(), lora)
+    causal_lm, mesh, gathered = model.get_base_model(), init_device_mesh("cpu", (2,)), []
+    for unit in (*causal_lm.model.layers, causal_lm.model.embed_tokens):
+        fully_shard(unit, mesh=mesh)
+    fully_shard([causal_lm.model.norm, causal_lm.lm_head], mesh=mesh, reshard_after_forward=False)
+    fully_shard(model, mesh=mesh)
+
+    def note(*_):
+        gathered.append(sum(p.nbytes for p in model.parameters() if not isinstance(p, DTensor)))
+
+    for module in (*causal_lm.model.layers, causal_lm.lm_head):
+        module.register_forward_hook(note)
+        module.register_full_backward_hook(note)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
+    model(**batch(2, 16), use_cache=False).loss.backward()
+    optimizer.step()
+
+    def held(tensors):
+        return sum(tensor.to_local().nbytes for tensor in tensors)
+
+    moments = [state[name] for state in optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")]
+    parts = [held(p for p in model.parameters() if p.requires_grad is trained) for trained in (False, True)]
+    torch.save(Share(*parts, held(moments), gathered), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_fsdp_shares_are_as_predicted_to_the_byte(tmp_path):
+    torch.multiprocessing.spawn(fsdp_process, args=(str(tmp_path), adapter()), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=False) for rank in range(2))
+    parts = estimate(skeleton(tiny()), adapter(), rows=2, tokens=16, dtype=torch.float32, devices=2, sharded=True)
+    assert (first.frozen, first.trained) == (parts["frozen weights"], parts["trained weights"])
+    assert first.optimizer == parts["optimizer"]
+    assert second.frozen < first.frozen, "175 and 501 rows have no half: the first process holds the row over"
+
+    model = built(tiny(), adapter())
+    layer = sum(p.nbytes for p in model.get_base_model().model.layers[0].parameters())
+    trained = sum(p.nbytes for p in model.get_base_model().model.layers[0].parameters() if p.requires_grad)
+    head = (VOCABULARY + 1) * 64 * 4  # with the last norm
+    assert set(first.gathered) - {0} == {layer, head}, "one of them is at work at a time"
+    assert parts["communication"] == 2 * (layer + trained), (
+        "and the next on its way; gradients are as large as what is trained"
+    )
+
+
+# --- whole notebooks
+
+P_1B5, P_7B, P_BASE = 1_777_088_000, 7_615_616_512, 101_678_594
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        ("Qwen/Qwen2.5-0.5B-Instruct", 494_032_768),
+        ("Qwen/Qwen2.5-1.5B-Instruct", 1_543_714_304),
+        ("Qwen/Qwen2.5-3B-Instruct", 3_085_938_688),
+    ],
+)
+def test_checkpoints_have_the_published_number_of_parameters(name, published):
+    assert skeleton(CHECKPOINTS[name]).num_parameters() == published
+
+
+@pytest.mark.parametrize(
+    (
+        "name",
+        "with_pooler",
+        "hidden",
+    ),  # as published for BertModel; a reader has two rows of a head in place of the pooler
+    [
+        ("bert-base-chinese", 102_267_648, 768),
+        ("luhua/chinese_pretrain_mrc_roberta_wwm_ext_large", 325_522_432, 1024),
+    ],
+)
+def test_readers_have_the_published_number_of_parameters(name, with_pooler, hidden):
+    reader = skeleton(CHECKPOINTS[name], AutoModelForQuestionAnswering)
+    assert reader.num_parameters() == with_pooler - (hidden + 1) * hidden + 2 * (hidden + 1)
+
+
+def test_every_profile_but_tiny_names_models_whose_shapes_are_known():
+    for name in ("small", "full"):
+        assert set(chapters(PROFILES[name])) == {"02", "03", "04", "05", "06", "07"}
+    with pytest.raises(KeyError, match="tiny-causal-lm"):
+        chapters(PROFILES["tiny"])
+
+
+@pytest.mark.parametrize("shape", [(64, 256, 2, 4), (128, 512, 3, 4), (64, 128, 2, 8)])
+def test_a_readers_step_keeps_what_autograd_keeps(shape):
+    """Attention has no dropout here: with it, SDPA on a CPU takes a way of its own that no GPU takes."""
+    names = "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"
+    config = BertConfig(**dict(zip(names, shape, strict=True)), vocab_size=VOCABULARY, attention_probs_dropout_prob=0)
+    model = AutoModelForQuestionAnswering.from_config(config, attn_implementation="sdpa")
+    ids = torch.randint(VOCABULARY, (4, 32))
+    forward = model.forward
+    model.forward = lambda use_cache, **inputs: forward(**inputs)  # a reader has no cache
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.zeros_like(ids)}
+    inputs["attention_mask"][0, 30:] = 0
+    measured = saved_for_backward(model, inputs, torch.bfloat16)
+    state = 4 * 4 * model.num_parameters()  # weight, gradient and two moments in float32
+    assert reader_step(model, rows=4, tokens=32) - state == pytest.approx(measured, rel=0.005)
+
+
+def test_the_chapters_of_full_by_hand():
+    """Weights are by far the most of it, so that little is left to what test_planning measures above."""
+    need = chapters(PROFILES["full"])
+    adapter = 32 * (2 * (3584 + 3584) + 2 * (3584 + 512) + 3 * (3584 + 18944)) * 28
+    keys_and_values = 2 * 28 * 512 * 2  # of a token: 28 layers, 4 heads of 128, 16 bits
+    assert need["03"] == 4 * (P_7B + adapter) + 4 * 16 * 35 * 152064
+    assert need["04"] == 2 * P_7B + 64 * (35 + 64) * keys_and_values + 4 * P_BASE
+    # 02: two bases in 16 bits; the adapter seven times in float32: itself, its gradient and two moments, and three of the first
+    weights = 2 * 2 * P_7B + 7 * 4 * adapter
+    assert weights < need["02"] < weights + 32 * 35 * 28 * 340e3  # activations: 340 kB of a token in each layer at most
+    assert 2 * 2 * 3_085_938_688 < need["06"] < need["04"] < need["05"] < need["03"] < need["07"] < need["02"]
+
+
+def test_the_chapters_of_small_by_hand():
+    small, need = PROFILES["small"], chapters(PROFILES["small"])
+    assert need["06"] == 2 * P_1B5, "there the chat model is larger than two scorers"
+    layers = 12 * (4 * 768 * 768 + 2 * 768 * 3072) + 2 * 768  # the matrices that autocast copies, the head's among them
+    token = 12 * (28 * 768 + 4 * 3072 + 2 * 384 + 4 * 12 + 16) + 10 * 768 + 24
+    assert need["05"] == 28 * P_BASE + 2 * layers + 16 * 384 * token
+    halved = chapters(replace(small, train_batch_size=small.train_batch_size // 2))
+    assert halved["02"] < need["02"] and halved | {"02": 0} == need | {"02": 0}
+    assert max(need.values()) < 0.9 * 11 * GIB, "12 GB, of which a desktop and CUDA's context hold one"
+
+
+def test_the_switches_for_small_gpus_are_counted():
+    full = PROFILES["full"]
+    need = [chapters(replace(full, **switch))["02"] for switch in ({}, {"gradient_checkpointing": True})]
+    four_bit = chapters(replace(full, load_in_4bit=True))["02"]
+    layers = 28 * (2 * 3584 * 3584 + 2 * 3584 * 512 + 3 * 3584 * 18944)
+    assert need[1] < need[0]
+    assert need[0] - four_bit > 2 * layers * (2 - 4.127 / 8) * 0.95  # two bases; what is unpacked comes on top
+
+
+# --- a model that does not fit
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    folder = tmp_path / "some-model"
+    Qwen2ForCausalLM(tiny(hidden_size=512, intermediate_size=1024)).save_pretrained(folder)
+    return folder
+
+
+def advice_of(checkpoint, monkeypatch, *steps):
+    monkeypatch.setattr(models, "free_memory", lambda device: 3 * GIB // 2)
+    return loading_advice("COOKBOOK_CAUSAL_LM", checkpoint, torch.float32, torch.device("cpu"), *steps)
+
+
+def test_memory_that_runs_out_inside_from_pretrained_becomes_advice(checkpoint, monkeypatch):
+    def no_room(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    monkeypatch.setattr(core_model_loading, "_materialize_copy", no_room)
+    with pytest.raises(MemoryError) as error, advice_of(checkpoint, monkeypatch, "COOKBOOK_LOAD_IN_4BIT=1"):
+        AutoModelForCausalLM.from_pretrained(checkpoint)
+    assert isinstance(error.value.__cause__, torch.OutOfMemoryError)
+    assert str(error.value) == (
+        "out of memory while loading some-model: its weights take 0.0 GiB in float32, and 1.5 GiB were free. In this order: "
+        "end what else runs on this device (an open notebook's kernel keeps its models); COOKBOOK_LOAD_IN_4BIT=1; "
+        "a smaller profile (COOKBOOK_PROFILE=small, then tiny); a smaller COOKBOOK_CAUSAL_LM."
+    )
+
+
+def test_the_need_is_that_of_the_config_in_the_dtype_asked_for(tmp_path):
+    SHAPES["7B"].save_pretrained(tmp_path)
+    for dtype, gib in ((torch.bfloat16, P_7B * 2 / 2**30), (torch.float32, P_7B * 4 / 2**30)):
+        advice = loading_advice("COOKBOOK_RATER", tmp_path, dtype, torch.device("cpu"))
+        with pytest.raises(MemoryError, match=f"its weights take {gib:.1f} GiB in {str(dtype)[6:]}, and "), advice:
+            torch.empty(2**46, dtype=torch.float32)  # 256 TiB
+
+
+def test_a_model_of_unknown_size_gets_the_advice_without_it(tmp_path, monkeypatch):
+    advice = advice_of(tmp_path / "nothing-here", monkeypatch)
+    with (
+        pytest.raises(MemoryError, match=r"^out of memory while loading nothing-here: 1\.5 GiB were free\. In"),
+        advice,
+    ):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
+@pytest.mark.parametrize("other", [RuntimeError("shapes differ"), OSError("no such model"), KeyboardInterrupt()])
+def test_what_else_goes_wrong_while_loading_passes_through(other, tmp_path, monkeypatch):
+    with pytest.raises(type(other)) as error, advice_of(tmp_path, monkeypatch):
+        raise other
+    assert error.value is other
+
+
+def test_it_serves_as_a_decorator_that_measures_anew_each_time(tmp_path, monkeypatch):
+    measured = iter([2 * GIB, 1 * GIB])
+    monkeypatch.setattr(models, "free_memory", lambda device: next(measured))
+
+    @loading_advice("COOKBOOK_RATER", tmp_path / "x", torch.float32, torch.device("cpu"))
+    def load(fails):
+        if fails:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return "loaded"
+
+    assert load(False) == "loaded"
+    with pytest.raises(MemoryError, match=r"1\.0 GiB were free"):
+        load(True)
+
+
+def test_free_memory_of_a_cpu_is_the_machines():
+    assert 2**26 < models.free_memory(torch.device("cpu")) < models.psutil.virtual_memory().total
