@@ -99,8 +99,8 @@ def test_the_memory_of_each_card_is_what_the_planner_computes():
 @BOTH
 def test_the_tree_names_every_module_and_nothing_else(text):
     named = set(re.findall(r"^ {8}(\w+) ", body_and_tree(text)[1], re.MULTILINE))
-    modules = {path.stem for room in ("scripts", "tools") for path in (ROOT / room).glob("*.py")}
-    assert named == modules - {"__init__"}
+    modules = {path.stem for room in ("scripts", "tools") for path in (ROOT / room).rglob("*.py")}
+    assert named == modules - {"__init__", "__main__"}
 
 
 @BOTH
@@ -114,7 +114,7 @@ def test_links_targets_variables_and_configs_are_real(text):
 
 @BOTH
 def test_messages_in_the_table_of_errors_are_the_projects_own(text):
-    files = [ROOT / "Makefile", *(path for room in ("scripts", "tools") for path in (ROOT / room).glob("*.py"))]
+    files = [ROOT / "Makefile", *(path for room in ("scripts", "tools") for path in (ROOT / room).rglob("*.py"))]
     source = "\n".join(path.read_text(encoding="utf-8") for path in files)
     messages = re.findall(r"^\|[^|`]*`([^`]+)`", tables(body_and_tree(text)[0])[-1], re.MULTILINE)
     assert len(messages) >= 10

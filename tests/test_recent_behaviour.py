@@ -306,7 +306,7 @@ def test_every_row_says_what_since_when_where_and_which_test_would_notice():
     for row in ROWS:
         cells = [cell.strip() for cell in row.strip("|").split(" | ")]
         assert len(cells) == 4 and all(cells), row
-        assert re.search(r"`((scripts|notebooks|bench|tools|configs)/\w+\.(py|ipynb|yaml)|conftest\.py)`", cells[2]), (
+        assert re.search(r"`((scripts|notebooks|bench|tools|configs)/[\w/]+\.(py|ipynb|yaml)|conftest\.py)`", cells[2]), (
             row
         )
         assert re.search(r"`tests/[\w/]+\.py::\w+`", cells[3]), row

@@ -1,7 +1,7 @@
 """Made-up ratings in the format of Hupu's crawled rating channel, from a process that is known, so that the best possible error is too.
 
-The real crawl is not public. `python -m scripts.offline.hupu_text` writes data/hupu/hupu_scores.csv from data/hupu/lexicon.json; the same seed
-gives the same file to the byte. What stands behind a title's score:
+The real crawl is not public. `python -m scripts.offline.hupu_text` writes data/hupu/hupu_scores.csv from data/hupu/lexicon.json;
+the same seed gives the same file to the byte. What stands behind a title's score:
 
     latent = level of the introduce                     (its category, such as 火锅配菜, ingredients of a hotpot)
            + STEP x weight of the noun and of each modifier

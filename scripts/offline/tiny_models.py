@@ -3,8 +3,8 @@
 `tiny-causal-lm` is a Qwen2 with DeepSeek-R1-Distill's special tokens and chat template; `tiny-bert` is a BERT. Both have a
 character-level tokenizer and are pretrained on question-answer rows about *made-up* characters: the language
 of the notebooks, none of the facts they teach. `tiny-reader` is a BERT that finds answers in a text; it learned that from made-up
-passages (scripts/offline/reading_text.py). `tiny-scorer` and `tiny-rater` are Qwen2s that have read made-up instruction rows and made-up ratings
-(scripts/offline/lesson_text.py, scripts/offline/hupu_lessons.py). A real base model comes from the Hub in the same way: by name, to a cache.
+passages (reading_text.py). `tiny-scorer` and `tiny-rater` are Qwen2s that have read made-up instruction rows and made-up ratings
+(lesson_text.py, hupu_lessons.py). A real base model comes from the Hub in the same way: by name, to a cache.
 
 What the tiny models can't show: anything that needs knowledge of the world or of more than this corner of Chinese.
 """
@@ -384,7 +384,7 @@ def build_reader(recipe: ReaderRecipe = READER) -> tuple[BertForQuestionAnswerin
 
 
 def build_scorer(recipe: ScorerRecipe = SCORER) -> tuple[Qwen2ForCausalLM, Qwen2Tokenizer]:
-    """A Qwen2 that has read instruction rows (scripts/offline/lesson_text.py): it finds a likely answer likelier than an unlikely one.
+    """A Qwen2 that has read instruction rows (lesson_text.py): it finds a likely answer likelier than an unlikely one.
 
     Its alphabet is that of data/lessons and of the 3,755 most common characters (GB 2312, level 1); others are bytes to it.
     """
@@ -413,7 +413,7 @@ def build_scorer(recipe: ScorerRecipe = SCORER) -> tuple[Qwen2ForCausalLM, Qwen2
 
 
 def build_rater(recipe: RaterRecipe = RATER) -> tuple[Qwen2ForCausalLM, Qwen2Tokenizer]:
-    """A Qwen2 that knows the words of data/hupu as a dictionary does, and has rated things that do not exist (scripts/offline/hupu_lessons.py)."""
+    """A Qwen2 that knows the words of data/hupu as a dictionary does, and has rated things that do not exist (hupu_lessons.py)."""
     tokenizer = build_tokenizer(sorted({*project_characters(), *PUNCTUATION, *hupu_lessons.alphabet()}))
     config = Qwen2Config(
         vocab_size=len(tokenizer),
