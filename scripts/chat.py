@@ -17,6 +17,7 @@ a rendered template with special tokens switched on doubles the BOS, or adds one
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -31,6 +32,12 @@ ARGUMENTS = {
     "enable_thinking": False,  # Qwen3 and its kin then close the think block themselves
     "date_string": "26 Jul 2024",  # Llama 3.1 and 3.2 would write today's, and tomorrow's prompt be another; this is their own default
 }
+
+# What a template raises at a turn that it does not take, by intent or not.
+REFUSALS = (TemplateError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+
+# A lone surrogate, as JSON's "\ud83d" gives it: no tokenizer takes it, and no file.
+HALF_EMOJI = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,8 @@ def conventions(tokenizer) -> Conventions:
     """The conventions of `tokenizer`'s chat template.
 
     The end of a turn is the first special token that the template writes behind an assistant's text, or the tokenizer's EOS where
-    it writes none. Raises ValueError for a tokenizer without a chat template, and for one without either end.
+    it writes none. Raises ValueError for a tokenizer without a chat template, for one without either end, and for a template that
+    refuses a question or its answer, or leaves one of them out.
     """
     return _conventions(
         tokenizer, str(tokenizer.chat_template), tokenizer.bos_token, tokenizer.eos_token, len(tokenizer)
@@ -107,16 +115,20 @@ def _default_system(prompt: str, with_system: str) -> str:
 def prompt_text(tokenizer, messages: list[dict] | str) -> str:
     """The text a model is asked with: `messages` (or one user question) rendered, the think block closed.
 
-    Raises ValueError for an empty conversation, a last turn that is not the user's, an unknown role, empty content, content that
-    spells a special token (it would be read as that token), and a turn that the template refuses or leaves out.
+    Raises ValueError for what is no list of turns or an empty one, a last turn that is not the user's, an unknown role, content that
+    is no text, empty or holds half an emoji, content that spells a special token (it would be read as that token), a turn that the
+    template refuses or leaves out, and all that `conventions` raises.
     """
     messages = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
-    _check(tokenizer, messages, last="user")
+    _check(messages, "user", conventions(tokenizer))
     return _prompt(tokenizer, messages)
 
 
 def prompt_ids(tokenizer, messages: list[dict] | str) -> list[int]:
-    """Token ids of `prompt_text`: they begin as the template does, with its BOS or none, and never with two."""
+    """Token ids of `prompt_text`: they begin as the template does, with its BOS or none.
+
+    Raises ValueError where `prompt_text` does, and for a template that writes two BOS tokens.
+    """
     text = prompt_text(tokenizer, messages)
     ids = _ids(tokenizer, text)
     if ids[:2] == [tokenizer.bos_token_id] * 2:
@@ -128,18 +140,20 @@ def encode(tokenizer, messages: list[dict]) -> dict[str, list[int]]:
     """One training row: `input_ids` = prompt + answer + end of turn, `completion_mask` = 1 on the last two, 0 on the prompt.
 
     The last turn must be the assistant's. Earlier assistant turns are context, rendered as they will be when the model is asked;
-    to train on each of them, give each its own row (`turns`).
+    to train on each of them, give each its own row (`turns`). Raises ValueError where `prompt_ids` does, but for the last turn.
     """
-    _check(tokenizer, messages, last="assistant")
+    rules = conventions(tokenizer)
+    _check(messages, "assistant", rules)
     prompt = prompt_ids(tokenizer, messages[:-1])
-    answer = [*_ids(tokenizer, messages[-1]["content"]), conventions(tokenizer).end_id]
+    answer = [*_ids(tokenizer, messages[-1]["content"]), rules.end_id]
     return {"input_ids": prompt + answer, "completion_mask": [0] * len(prompt) + [1] * len(answer)}
 
 
 def stop_ids(tokenizer, model=None) -> list[int]:
     """Every token that ends an answer: the end of a turn first, then the tokenizer's EOS and those of `model`'s generation config."""
     own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    ends = [conventions(tokenizer).end_id, tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])]
+    own = own.tolist() if hasattr(own, "tolist") else own  # a tensor
+    ends = [conventions(tokenizer).end_id, tokenizer.eos_token_id, *(own if isinstance(own, list | tuple) else [own])]
     return [*dict.fromkeys(end for end in ends if end is not None)]
 
 
@@ -157,9 +171,12 @@ def with_padding(tokenizer):
 def turns(messages: list[dict]) -> list[list[dict]]:
     """A conversation of k assistant turns as k conversations, each ending in one of them.
 
+    Raises ValueError for messages of a wrong form, as `prompt_text` does.
+
     >>> [len(part) for part in turns([{"role": r, "content": "好"} for r in ("user", "assistant", "user", "assistant")])]
     [2, 4]
     """
+    _check(messages)
     return [messages[: i + 1] for i, message in enumerate(messages) if message["role"] == "assistant"]
 
 
@@ -194,20 +211,18 @@ def strip_think(text: str) -> tuple[str, bool]:
 
 def serving_template(tokenizer) -> str:
     """A chat template that renders `prompt_text` by itself, whatever the server knows of think blocks: the tokenizer's own, or that
-    with ARGUMENTS set at its top, what closes the block at its end, or both.
+    with the ARGUMENTS it knows set at its top, what closes the block at its end, or both.
 
     Raises ValueError where none of them does.
     """
-    asked, template = prompt_text(tokenizer, "甲"), tokenizer.get_chat_template()
-    told = "".join(f"{{% set {name} = {value!r} %}}" for name, value in ARGUMENTS.items())
-    rendered = {
-        start: _apply(tokenizer, [{"role": "user", "content": "甲"}], True, chat_template=start)
-        for start in (template, told + template)
-    }
-    for start, text in sorted(rendered.items(), key=lambda item: item[1] != asked):  # a whole prompt before half of one
-        if asked.startswith(text):
-            rest = "{%- if add_generation_prompt %}{{ " + repr(asked.removeprefix(text)) + " }}{% endif %}"
-            return start if text == asked else start + rest
+    question, template = [{"role": "user", "content": "甲"}], tokenizer.get_chat_template()
+    asked = prompt_text(tokenizer, question)
+    told = "".join(f"{{% set {name} = {value!r} %}}" for name, value in ARGUMENTS.items() if name in template)
+    rest = asked.removeprefix(_render(tokenizer, question, prompt=True))
+    closing = "{%- if add_generation_prompt %}{{ " + repr(rest) + " }}{% endif %}" if rest else ""
+    for served in (template, told + template + closing):
+        if _apply(tokenizer, question, True, chat_template=served)[0] == asked:
+            return served
     raise ValueError(f"a server would not render {asked!r} from this chat template")
 
 
@@ -231,60 +246,64 @@ def _ids(tokenizer, text: str) -> list[int]:
 def _prompt(tokenizer, messages: list[dict]) -> str:
     """The rendered prompt with its think block closed."""
     text = _render(tokenizer, messages, prompt=True)
-    for number, message in enumerate(messages, 1):
-        if message["content"].strip() not in text:
-            raise ValueError(
-                f"turn {number} ({message['role']}): the chat template leaves it out; a prompt holds every turn"
-            )
     opened = text.rstrip("\n").endswith(THINK_OPEN)
     return text.rstrip("\n").removesuffix(THINK_OPEN) + CLOSED_THINK if opened else text
 
 
 def _render(tokenizer, messages: list[dict], prompt: bool) -> str:
-    """The template's text. Raises ValueError where there is no template, or it refuses a turn: it says which."""
+    """The template's text. Raises ValueError where there is no template, or it refuses a turn or leaves its text out: it says which."""
     if not tokenizer.chat_template:
         raise ValueError(
             "the tokenizer has no chat template; a chat model's has one (their names often end in -Instruct or -Chat)"
         )
+    text, refusal = _apply(tokenizer, messages, prompt, **ARGUMENTS)
+    if text is None:  # the turn in question is the first with which the template says the same
+        parts = (messages[:end] for end in range(1, len(messages)))
+        refused = (part for part in parts if _apply(tokenizer, part, prompt, **ARGUMENTS) == (None, refusal))
+        number = len(next(refused, messages))
+        raise ValueError(f"turn {number} ({messages[number - 1]['role']}): the chat template refuses it: {refusal}")
+    for number, message in enumerate(messages, 1):
+        if message["content"].strip() not in text:
+            raise ValueError(
+                f"turn {number} ({message['role']}): the chat template leaves its text out; one that writes every turn is right"
+            )
+    return text
+
+
+def _apply(tokenizer, messages: list[dict], prompt: bool, **more) -> tuple[str | None, str]:
+    """The template's text and "", or None and what the template says against these messages."""
     try:
-        return _apply(tokenizer, messages, prompt, **ARGUMENTS)
-    except TemplateError as error:
-        number = next(n for n in range(1, len(messages) + 1) if _refusal(tokenizer, messages[:n], prompt) == str(error))
-        raise ValueError(
-            f"turn {number} ({messages[number - 1]['role']}): the chat template refuses it: {error}"
-        ) from error
+        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt, **more), ""
+    except RecursionError:  # its text goes on as chance has it
+        return None, "maximum recursion depth exceeded"
+    except REFUSALS as error:
+        return None, str(error) or type(error).__name__
 
 
-def _refusal(tokenizer, messages: list[dict], prompt: bool) -> str:
-    """What the template says against these messages; "" where it takes them."""
-    try:
-        _apply(tokenizer, messages, prompt, **ARGUMENTS)
-    except TemplateError as error:
-        return str(error)
-    return ""
-
-
-def _apply(tokenizer, messages: list[dict], prompt: bool, **more) -> str:
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt, **more)
-
-
-def _check(tokenizer, messages: list[dict], last: str) -> None:
-    """Raise ValueError that names the turn and what is wrong with it."""
+def _check(messages: list[dict], last: str | None = None, rules: Conventions | None = None) -> None:
+    """Raise ValueError that names the turn and what is wrong with it, also for `rules` and the role of the `last` turn, if given."""
+    if not isinstance(messages, list | tuple):
+        raise ValueError(f"messages: {messages!r:.60}; a list of turns, each a dict with role and content, is right")
     if not messages:
         raise ValueError("a conversation without messages; at least one user turn is needed")
-    reserved = conventions(tokenizer).reserved
     for number, message in enumerate(messages, 1):
+        if not isinstance(message, dict):
+            raise ValueError(f"turn {number}: {message!r:.60}; a dict with role and content is right")
         role, content = message.get("role"), message.get("content")
         if role not in ("system", "user", "assistant"):
             raise ValueError(f"turn {number}: role {role!r}; system, user or assistant is right")
         if not isinstance(content, str) or not content.strip():
             raise ValueError(f"turn {number} ({role}): content {content!r}; a text that is not empty is right")
-        found = sorted(token for token in reserved if token in content)
+        if half := HALF_EMOJI.search(content):
+            raise ValueError(f"turn {number} ({role}): its text holds half an emoji, {half[0]!r}; a whole one is right")
+        found = sorted(token for token in rules.reserved if token in content) if rules else []
         if found:
             raise ValueError(
                 f"turn {number} ({role}): its text spells the special token {found[0]}, which would act as one"
             )
-    if messages[-1]["role"] != last:
+        if role == "system" and rules and rules.system != "taken":
+            raise ValueError(rules.system.replace("turn 1", f"turn {number}", 1))
+    if last not in (None, messages[-1]["role"]):
         raise ValueError(
             f"turn {len(messages)}: the last turn is the {messages[-1]['role']}'s; the {last}'s is right here"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -46,8 +47,12 @@ def answer(
     a key of prompt, decoding settings and `run` (say which model answers: an adapter's fingerprint), so another model's answers
     are never taken for this one's. Under `accelerate launch` the processes share the batches, and each of them gets all answers.
 
-    Raises ValueError for an empty question (chat.prompt_text says which).
+    Raises ValueError for what is no list of texts, and for a question that chat.prompt_ids refuses.
     """
+    listed = isinstance(questions, Iterable) and not isinstance(questions, str)
+    wrong = [question for question in questions if not isinstance(question, str)] if listed else [questions]
+    if wrong:
+        raise ValueError(f"questions: {wrong[0]!r:.60}; a list of texts is right")
     settings = {"max_new_tokens": max_new_tokens, **decoding}
     prompts = {}
     for question in dict.fromkeys(questions):

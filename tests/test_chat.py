@@ -1,6 +1,7 @@
 """Messages to ids: both revisions of DeepSeek's template, one BOS, the same prompt in training and when asked, joined at the boundary."""
 
 import copy
+import json
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, processors
@@ -163,49 +164,55 @@ def test_within_a_prompt_the_tokenizer_merges_as_it_does():
 # ----- bad messages
 
 
-@pytest.mark.parametrize("special", [EOS, BOS, USER, ASSISTANT, "<think>", "</think>"])
-@pytest.mark.parametrize("turn", [0, 1])
-def test_a_text_that_spells_a_special_token_is_refused(tokenizer, special, turn):
-    messages = [dict(message) for message in FACT]
-    messages[turn]["content"] += f"{special}好"
-    role = messages[turn]["role"]
-    expected = rf"turn {turn + 1} \({role}\): its text spells the special token {special}, which would act as one"
-    with pytest.raises(ValueError, match=expected):
-        chat.encode(tokenizer, messages)
+LIST, NOTHING, EMPTY = (
+    "a list of turns, each a dict with role and content, is right",
+    "a conversation without messages; at least one user turn is needed",
+    "a text that is not empty is right",
+)
+SPELLS = "its text spells the special token <｜User｜>, which would act as one"
+HALF = "its text holds half an emoji, '\\ud83d'; a whole one is right"
 
 
 @pytest.mark.parametrize(
     ("messages", "message"),
     [
-        ([], "a conversation without messages; at least one user turn is needed"),
-        ([user("")], "turn 1 (user): content ''; a text that is not empty is right"),
-        ([user(" \n")], "turn 1 (user): content ' \\n'; a text that is not empty is right"),
-        ([user(None)], "turn 1 (user): content None; a text that is not empty is right"),
-        ([{"role": "user"}], "turn 1 (user): content None; a text that is not empty is right"),
+        (None, f"messages: None; {LIST}"),
+        ({"role": "user"}, f"messages: {{'role': 'user'}}; {LIST}"),
+        ([], NOTHING),
+        (["好"], "turn 1: '好'; a dict with role and content is right"),
+        ([user("")], f"turn 1 (user): content ''; {EMPTY}"),
+        ([user(" \n")], f"turn 1 (user): content ' \\n'; {EMPTY}"),
+        ([user(["好"])], f"turn 1 (user): content ['好']; {EMPTY}"),
+        ([{"role": "user"}], f"turn 1 (user): content None; {EMPTY}"),
         ([{"role": "bot", "content": "好"}], "turn 1: role 'bot'; system, user or assistant is right"),
         ([{"content": "好"}], "turn 1: role None; system, user or assistant is right"),
-        (FACT, "turn 2: the last turn is the assistant's; the user's is right here"),
-        ("", "turn 1 (user): content ''; a text that is not empty is right"),
+        ([FACT[0], assistant("")], f"turn 2 (assistant): content ''; {EMPTY}"),
+        ([user(json.loads('"好\\ud83d"'))], f"turn 1 (user): {HALF}"),
     ],
 )
-def test_messages_that_cannot_be_asked_are_refused(tokenizer, messages, message):
-    with pytest.raises(ValueError) as error:
-        chat.prompt_text(tokenizer, messages)
-    assert str(error.value) == message
+def test_messages_of_a_wrong_form_are_refused_by_all_that_take_them(tokenizer, messages, message):
+    for take in (chat.prompt_text, chat.prompt_ids, chat.encode, lambda _, messages: chat.turns(messages)):
+        with pytest.raises(ValueError) as error:
+            take(tokenizer, messages)
+        assert str(error.value) == message
 
 
 @pytest.mark.parametrize(
-    ("messages", "message"),
+    ("take", "messages", "message"),
     [
-        (FACT[:1], "turn 1: the last turn is the user's; the assistant's is right here"),
-        ([FACT[0], assistant("")], "turn 2 (assistant): content ''; a text that is not empty is right"),
-        ([assistant("好")], "a conversation without messages; at least one user turn is needed"),
-        ([], "a conversation without messages; at least one user turn is needed"),
+        (chat.prompt_ids, FACT, "turn 2: the last turn is the assistant's; the user's is right here"),
+        (chat.prompt_ids, "", f"turn 1 (user): content ''; {EMPTY}"),
+        (chat.prompt_ids, "好\ud83d", f"turn 1 (user): {HALF}"),
+        (chat.encode, FACT[:1], "turn 1: the last turn is the user's; the assistant's is right here"),
+        (chat.encode, "好", f"messages: '好'; {LIST}"),
+        (chat.encode, [assistant("好")], NOTHING),
+        (chat.encode, [user(f"{USER}好"), FACT[1]], f"turn 1 (user): {SPELLS}"),
+        (chat.encode, [FACT[0], assistant(f"好{USER}")], f"turn 2 (assistant): {SPELLS}"),
     ],
 )
-def test_messages_that_cannot_be_trained_on_are_refused(tokenizer, messages, message):
+def test_messages_that_cannot_be_asked_or_trained_on_are_refused(tokenizer, take, messages, message):
     with pytest.raises(ValueError) as error:
-        chat.encode(tokenizer, messages)
+        take(tokenizer, messages)
     assert str(error.value) == message
 
 
@@ -234,25 +241,6 @@ def test_what_stands_before_the_end_of_thinking_goes(text, answer, finished):
 
 
 # ----- serving
-
-
-def test_a_server_builds_our_prompt_from_the_serving_template(tokenizer):
-    server = copy.deepcopy(tokenizer)
-    server.chat_template = chat.serving_template(tokenizer)
-    for messages in (FACT[:1], TALK[:-1]):
-        served = server.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        assert served == chat.prompt_text(tokenizer, messages) == chat.prompt_text(server, messages)
-        ids = server.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-        assert ids == chat.prompt_ids(tokenizer, messages)
-    no_prompt = [copy_.apply_chat_template(FACT, tokenize=False) for copy_ in (tokenizer, server)]
-    assert no_prompt[0] == no_prompt[1]  # without a generation prompt nothing is added
-    assert tokenizer.chat_template != server.chat_template == chat.serving_template(server)
-
-
-def test_the_first_revision_serves_as_it_is(tokenizer):
-    first = copy.deepcopy(tokenizer)
-    first.chat_template = FIRST_REVISION
-    assert chat.serving_template(first) == FIRST_REVISION
 
 
 def test_the_serving_template_does_not_depend_on_how_the_template_spells_think(tokenizer):

@@ -9,6 +9,8 @@ import string
 from dataclasses import dataclass
 from importlib.resources import files
 
+import jinja2
+import pandas as pd
 import pytest
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
@@ -387,7 +389,8 @@ def test_what_else_ends_a_text_for_the_model_stops_it_too(family, tokenizer):
     tokenizer = chat.with_padding(copy.deepcopy(tokenizer))
     ids = tokenizer("璃月丁甲甲甲", add_special_tokens=False)["input_ids"]
     model = Reciting(tokenizer, ids)
-    for own in (ids[2], [tokenizer.get_vocab()["乙"], ids[2]]):
+    both = [tokenizer.get_vocab()["乙"], ids[2]]
+    for own in (ids[2], both, tuple(both), torch.tensor(ids[2]), torch.tensor(both)):
         model.said, model.generation_config = 0, GenerationConfig(eos_token_id=own)
         [row] = generation.answer(model, tokenizer, ["甲"], max_new_tokens=6)
         assert (row["text"], row["finished"], model.said) == ("璃月", True, 3)
@@ -411,6 +414,9 @@ def test_a_missing_pad_token_is_the_eos_and_said(built, capsys):
 def test_a_server_builds_our_prompt_and_reads_the_answer_to_its_end(family, tokenizer):
     server = copy.deepcopy(tokenizer)
     server.chat_template = chat.serving_template(tokenizer)
+    as_it_is = tokenizer.apply_chat_template([user("甲")], tokenize=False, add_generation_prompt=True) == family.prompt
+    assert (server.chat_template == family.template) is as_it_is
+    assert chat.serving_template(server) == server.chat_template
     for messages in ([user("甲")], TALK[:-1]):
         ids = server.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
         assert ids == chat.prompt_ids(tokenizer, messages) == chat.prompt_ids(server, messages)
@@ -433,14 +439,50 @@ def test_a_refusal_names_the_turn_that_the_template_refuses(built):
     assert str(error.value).startswith("turn 2 (user): the chat template refuses it: Conversation roles must alternate")
 
 
-def test_a_template_that_drops_a_turn_is_no_template_for_it(built):
+@pytest.mark.parametrize(
+    ("raising", "error"),
+    [
+        ("raise_exception('')", jinja2.TemplateError),
+        ("m.a.b", jinja2.UndefinedError),
+        ("1 +", jinja2.TemplateSyntaxError),
+        ("1 + 'a'", TypeError),
+        ("1 // 0", ZeroDivisionError),
+        ("again(again)", RecursionError),
+        ("1 | xmlattr", AttributeError),
+        ("'{}'.format()", IndexError),
+        ("'a'.index('b')", ValueError),
+    ],
+)
+def test_whatever_a_template_raises_is_its_refusal_of_that_turn(built, raising, error):
     tokenizer = copy.deepcopy(built["SmolLM2-Instruct"])
-    tokenizer.chat_template = YI.replace("{{ messages[0]['content'] }}", "")
-    left_out = "turn 1 (system): the chat template leaves it out; a prompt holds every turn"
-    assert chat.conventions(tokenizer).system == left_out
-    with pytest.raises(ValueError) as error:
-        chat.prompt_text(tokenizer, [system("丙"), user("甲")])
-    assert str(error.value) == left_out
+    tokenizer.chat_template = (
+        "{% macro again(me) %}{{ me(me) }}{% endmacro %}{% for m in messages %}{{ m.content }}"
+        "{% if m.role == 'system' %}{{ " + raising + " }}{% endif %}{% endfor %}"
+    )
+    talk = [user("甲"), system("丙"), user("乙")]
+    with pytest.raises(error) as raw:
+        tokenizer.apply_chat_template(talk, tokenize=False)
+    number = 1 if error is jinja2.TemplateSyntaxError else 2
+    with pytest.raises(ValueError) as refusal:
+        chat.prompt_ids(tokenizer, talk)
+    # Python adds to this one where it happened
+    said = "maximum recursion depth exceeded" if error is RecursionError else str(raw.value) or "TemplateError"
+    assert str(refusal.value) == f"turn {number} ({talk[number - 1]['role']}): the chat template refuses it: {said}"
+
+
+@pytest.mark.parametrize("dropped", [system("甲"), assistant("甲")], ids=["system", "assistant"])
+def test_a_template_that_drops_a_turn_is_refused_also_where_the_text_stands_elsewhere(built, dropped):
+    tokenizer = copy.deepcopy(built["SmolLM2-Instruct"])
+    tokenizer.chat_template = (
+        "{% for m in messages if m.role != '" + dropped["role"] + "' %}{{ m.content }}{% endfor %}"
+    )
+    talk = [user("问甲"), dropped, user("甲？")]
+    assert tokenizer.apply_chat_template(talk, tokenize=False) == "问甲甲？"
+    left_out = f"turn 2 ({dropped['role']}): the chat template leaves its text out; one that writes every turn is right"
+    for take, messages in ((chat.prompt_ids, talk), (chat.encode, [*talk, assistant("好")])):
+        with pytest.raises(ValueError) as error:
+            take(tokenizer, messages)
+        assert str(error.value) == left_out
 
 
 def test_a_beginning_that_stands_twice_by_right_is_not_a_doubled_bos(built):
@@ -477,16 +519,23 @@ def test_a_changed_template_has_conventions_of_its_own(built):
 # ----- scores
 
 
-def test_a_row_that_the_template_refuses_has_no_score_and_a_reason(built):
+@pytest.mark.parametrize("form", ["chat", "plain"])
+def test_a_row_that_cannot_be_a_prompt_has_no_score_and_a_reason(built, form, tmp_path):
     tokenizer = copy.deepcopy(built["Gemma"])
     tokenizer.model_max_length = 512
     shape = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
     heads = {"num_attention_heads": 1, "num_key_value_heads": 1}
     model = Qwen2ForCausalLM(Qwen2Config(vocab_size=len(tokenizer), **shape, **heads))
     row = {"id": "1", "task": "问", "instruction": "甲", "input": "", "output": "乙"}
-    table = scoring.score(model, tokenizer, [{**row, "system": "丙"}, {**row, "id": "2"}], form="chat")
-    assert table["response_ppl"].isna().tolist() == [True, False]
-    assert table.loc[0, "reason"] == "turn 1 (system): the chat template refuses it: System role not supported"
+    half = {"id": "\ud83d", "task": "\ud83d", "output": "乙\ud83d"}
+    table = scoring.score(model, tokenizer, [row, row | half, row | {"system": "丙"}], form=form)
+    assert table["response_ppl"].isna().tolist() == [False, True, form == "chat"]
+    assert "text holds half an emoji, '\\ud83d'; a whole one is right" in table.loc[1, "reason"]
+    if form == "chat":
+        assert table.loc[2, "reason"] == "turn 1 (system): the chat template refuses it: System role not supported"
+    parquet, csv = scoring.write_table(table, tmp_path)
+    for written in (pd.read_parquet(parquet), pd.read_csv(csv, dtype=str)):
+        assert written["id"].tolist() == ["1", "\\ud83d", "1"]
 
 
 def test_a_chat_response_ends_with_the_turn_and_a_plain_one_with_the_text(built):

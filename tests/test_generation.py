@@ -1,5 +1,6 @@
 """Asking: batched as one at a time, killed and resumed, greedy whatever the model's own settings say."""
 
+import copy
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, Qwen2Config, Qwen2ForCausalLM, set_seed
 
-from scripts import chat, generation
+from scripts import chat
 from scripts.artifacts import read_jsonl
 from scripts.generation import answer
 from scripts.models import checkpoint
@@ -134,11 +135,20 @@ def test_no_questions_need_no_model(tokenizer):
     assert answer(None, tokenizer, []) == []
 
 
-def test_an_empty_question_is_refused_before_any_is_asked(tokenizer):
+@pytest.mark.parametrize(
+    ("questions", "message"),
+    [
+        ([QUESTIONS[0], " "], "turn 1 (user): content ' '; a text that is not empty is right"),
+        ([QUESTIONS[0], ["好"]], "questions: ['好']; a list of texts is right"),
+        ("好", "questions: '好'; a list of texts is right"),  # not a question a character
+        (None, "questions: None; a list of texts is right"),
+    ],
+)
+def test_what_is_no_list_of_questions_is_refused_before_any_is_asked(tokenizer, questions, message):
     model = Scripted(tokenizer, {})
-    with pytest.raises(ValueError, match="content ' '; a text that is not empty is right"):
-        answer(model, tokenizer, [QUESTIONS[0], " "])
-    assert model.batches == []
+    with pytest.raises(ValueError) as error:
+        answer(model, tokenizer, questions)
+    assert str(error.value) == message and model.batches == []
 
 
 # ----- finished or not
@@ -245,8 +255,6 @@ def test_answers_of_another_run_or_other_settings_are_not_taken_for_these(tokeni
 
 
 def test_another_template_is_another_question(tokenizer, tmp_path):
-    import copy
-
     path = tmp_path / "answers.jsonl"
     answer(Scripted(tokenizer, {QUESTIONS[0]: "旧."}), tokenizer, QUESTIONS[:1], path)
     first_revision = copy.deepcopy(tokenizer)
@@ -303,7 +311,3 @@ def test_each_batch_is_on_disk_before_the_next_is_asked(tokenizer, tmp_path):
     assert seen == [0, 3, 6]
     line = json.loads(path.read_text("utf-8").splitlines()[0])
     assert set(line) == {"key", "question", "text", "prediction", "finished", "reason", "new_tokens"}
-
-
-def test_the_shelfs_default_is_greedy():
-    assert generation.GREEDY["do_sample"] is False

@@ -107,8 +107,10 @@ class Prompts:
     def text(self, text: str) -> tuple[int, ...]:
         """Ids of a bare text; never joined with another before it is tokenized, so that no token spans both.
 
-        What spells a special token is text here, and does not act as one.
+        What spells a special token is text here, and does not act as one. Raises ValueError for half an emoji.
         """
+        if half := chat.HALF_EMOJI.search(text):
+            raise ValueError(f"the text holds half an emoji, {half[0]!r}; a whole one is right")
         return tuple(self.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
 
     def prompt(self, row: dict) -> tuple[int, ...]:
@@ -206,7 +208,7 @@ class _Sheet:
             return
         try:
             prompt, reverse = self.prompts.prompt(row), self.prompts.reverse(row)
-        except ValueError as error:  # of the chat template: an empty turn, a special token in a text
+        except ValueError as error:  # half an emoji; of the chat template: an empty turn, a special token in a text
             self.reasons[number].append(str(error))
             return
         self._ask(number, "prompt", prompt[:1], prompt[1 : self.window])
@@ -303,7 +305,9 @@ FORMULAS = {  # score -> the losses it is made of, and how
 
 def _table(rows: Sequence[dict], sheet: _Sheet, found: np.ndarray) -> pd.DataFrame:
     """The scores of each row from the losses of the requests."""
-    table = pd.DataFrame({"id": [row["id"] for row in rows], "task": [row["task"] for row in rows]})
+    # half an emoji, which no file takes, as its escape
+    names = {name: [row[name].encode(errors="backslashreplace").decode() for row in rows] for name in ("id", "task")}
+    table = pd.DataFrame(names)
     loss = {text: np.full(len(rows), np.nan) for text in LOSSES}
     tokens = {text: np.zeros(len(rows), dtype=int) for text in LOSSES}
     for (number, text), request in sheet.place.items():
