@@ -115,12 +115,13 @@ def article(job: Job) -> Trainer:
 
 
 def ours(job: Job) -> SFTTrainer:
-    """The notebooks' way: rows joined without padding, the head on trained positions only."""
+    """Notebook 02's way where rows are packed: joined without padding, the head on trained positions only."""
     return PackedSFTTrainer(
         job.adapted(OUR_TARGETS),
         SFTConfig(
             **settings(job.folder, per_device_train_batch_size=job.step_rows),
-            dataset_kwargs={"skip_prepare_dataset": True},
+            completion_only_loss=True,
+            max_length=None,
         ),
         CompletionCollator(job.tokenizer, packed=True),
         train_dataset=Dataset.from_list(job.rows),
@@ -147,7 +148,7 @@ def trl_packing(job: Job) -> SFTTrainer:
 
 
 def plain_trainer(job: Job) -> Trainer:
-    """transformers' Trainer with our padded batch: the model's own loss, on all logits. The `tiny` profile trains so."""
+    """transformers' Trainer with our padded batch: the model's own loss, on all logits."""
     return Trainer(
         job.adapted(OUR_TARGETS),
         TrainingArguments(**settings(job.folder, per_device_train_batch_size=job.step_rows)),

@@ -14,7 +14,6 @@ a collator that masks "every pad id" never trains that token: the model learns t
 
 from collections import Counter
 from dataclasses import dataclass, field
-from itertools import chain
 
 import numpy as np
 import torch
@@ -68,12 +67,29 @@ def completion_labels(
 
     The rules are those of `DataCollatorForCompletionOnlyLM` in trl 0.19; tests/test_collator.py lists where they part.
     """
-    response_marker = _checked_marker("response_marker", response_marker)
+    ids, response = list(input_ids), _checked_marker("response_marker", response_marker)
+    answers = [end + len(response) for end in _found(ids, response)]
+    turns = []
     if instruction_marker is not None:
-        instruction_marker = _checked_marker("instruction_marker", instruction_marker)
-    ids, lengths = np.array(input_ids, np.int64), np.array([len(input_ids)])
-    trained, fates = _search(ids, lengths, response_marker, instruction_marker)
-    return np.where(trained, ids, IGNORED).tolist(), fates[0]
+        turns = _found(ids, _checked_marker("instruction_marker", instruction_marker))
+    if not answers:
+        return [IGNORED] * len(ids), CUT_OFF if _is_cut_off(ids, response) else NO_RESPONSE
+    if instruction_marker is not None and not turns:
+        return [IGNORED] * len(ids), NO_INSTRUCTION
+    ends = {}  # of a turn -> where its answer starts, behind the last response marker before it
+    for start in answers:
+        ends[min((turn for turn in turns if turn >= start), default=len(ids))] = start
+    labels = [IGNORED] * len(ids)
+    for end, start in ends.items():
+        labels[start:end] = ids[start:end]
+    if not any(start < end for end, start in ends.items()):
+        return labels, NOTHING_AFTER
+    return labels, TRAINED if len(ends) == len(answers) else REPEATED
+
+
+def _found(ids: list[int], marker: list[int]) -> list[int]:
+    """Every position where `marker` begins, in order."""
+    return [n for n in range(len(ids) - len(marker) + 1) if ids[n : n + len(marker)] == marker]
 
 
 @dataclass
@@ -81,9 +97,9 @@ class CompletionCollator:
     """Joins rows into a batch in which only answers carry loss. A `data_collator` for Trainer and SFTTrainer.
 
     A row is a dict with `input_ids` and, best, `completion_mask` (1 on the tokens that carry loss), as `chat.encode`
-    makes them. The mask decides by itself; only rows without one are searched for the markers (`completion_labels`).
-    Other keys of a row are not read. Both trainers drop `completion_mask` before the collator sees it unless they get
-    `remove_unused_columns=False`; SFTTrainer also needs `dataset_kwargs={"skip_prepare_dataset": True}`.
+    makes them, or the `labels` that SFTTrainer makes of it (`completion_only_loss=True`). They decide by themselves; only rows
+    without are searched for the markers (`completion_labels`). Other keys of a row are not read. Trainer drops
+    `completion_mask` before the collator sees it unless it gets `remove_unused_columns=False`.
 
     The first token of a row has nothing before it to be predicted from, so it never carries loss.
 
@@ -132,59 +148,46 @@ class CompletionCollator:
         if not features:
             raise ValueError("the batch is empty: a collator needs at least one row")
         rows = [feature["input_ids"] for feature in features]
-        masks = [feature.get("completion_mask") for feature in features]
-        self._check(rows, masks)
-        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-        ids = np.fromiter(chain.from_iterable(rows), np.int64, lengths.sum())
-
-        trained, fates = self._decide(ids, lengths, masks)
+        labels, fates = zip(*(self._decide(index, feature) for index, feature in enumerate(features)), strict=True)
         if self.on_fault == "raise" and set(fates) != {TRAINED}:
             index = next(index for index, fate in enumerate(fates) if fate != TRAINED)
             start, mend = self.tokenizer.decode(rows[index][:40]), FATES[fates[index]]
             raise ValueError(f"row {index} of the batch: {fates[index]}. It begins {start!r}. To mend it: {mend}")
         self.fates.update(fates)
-        if not trained.any():
+        if not {TRAINED, REPEATED} & set(fates):
             raise ValueError(f"none of the {len(rows)} rows of this batch carries loss: {dict(Counter(fates))}")
 
-        labels = np.where(trained, ids, IGNORED)
+        lengths = np.array([len(row) for row in rows])
+        ids, labels = np.concatenate([np.asarray(row) for row in rows]), np.concatenate(labels)
         if self.packed:
             return _as_tensors(_pack(ids, labels, lengths)) | {"use_cache": False}
         return _as_tensors(self._pad(ids, labels, lengths))
 
-    def _check(self, rows: list, masks: list) -> None:
-        """Raise ValueError for the first row that can't be read."""
-        for index, (row, mask) in enumerate(zip(rows, masks, strict=True)):
-            if len(row) == 0:
-                raise ValueError(f"row {index} of the batch has no tokens: drop it or fill its input_ids")
-            if mask is None and self.response_marker is None:
+    def _decide(self, index: int, feature: dict) -> tuple[np.ndarray, str]:
+        """Labels of a row, (tokens,), and its fate. Raises ValueError for a row that can't be read."""
+        ids = np.asarray(feature["input_ids"], np.int64)
+        mask, labels = feature.get("completion_mask"), feature.get("labels")
+        if not len(ids):
+            raise ValueError(f"row {index} of the batch has no tokens: drop it or fill its input_ids")
+        if mask is None and labels is None:
+            if self.response_marker is None:
                 raise ValueError(
                     f"row {index} of the batch has no completion_mask and the collator no response_marker: give one of "
-                    "them. A trainer keeps the mask if it gets remove_unused_columns=False, SFTTrainer if it also gets "
-                    "dataset_kwargs={'skip_prepare_dataset': True}"
+                    "them. Trainer keeps the mask if it gets remove_unused_columns=False, SFTTrainer makes labels of it if it "
+                    "gets completion_only_loss=True"
                 )
-            if mask is not None and len(mask) != len(row):
-                raise ValueError(
-                    f"row {index} of the batch has {len(row)} input_ids and {len(mask)} values of completion_mask; "
-                    "they must be as many"
-                )
-
-    def _decide(self, ids: np.ndarray, lengths: np.ndarray, masks: list) -> tuple[np.ndarray, list[str]]:
-        """Which of the joined tokens carry loss, a bool (total,), and each row's fate."""
-        trained, fates = np.zeros(len(ids), bool), [TRAINED] * len(masks)
-        given = np.array([mask is not None for mask in masks])
-        if not given.all():
-            trained, fates = _search(ids, lengths, self.response_marker, self.instruction_marker)
-        if given.any():
-            marks = chain.from_iterable(mask for mask in masks if mask is not None)
-            trained[given.repeat(lengths)] = np.fromiter(marks, bool, lengths[given].sum())
-            starts = lengths.cumsum() - lengths
-            trained[starts] = False
-            marked = np.logical_or.reduceat(trained, starts).tolist()
-            fates = [
-                fate if mask is None else TRAINED if any_marked else NOTHING_MARKED
-                for fate, mask, any_marked in zip(fates, masks, marked, strict=True)
-            ]
-        return trained, fates
+            labels, fate = completion_labels(ids.tolist(), self.response_marker, self.instruction_marker)
+            return np.array(labels), fate
+        name, given = ("completion_mask", mask) if labels is None else ("labels", labels)
+        if len(given) != len(ids):
+            raise ValueError(
+                f"row {index} of the batch has {len(ids)} input_ids and {len(given)} values of {name}; "
+                "they must be as many"
+            )
+        given = np.asarray(given)
+        labels = np.where(given.astype(bool), ids, IGNORED) if labels is None else given.astype(np.int64)
+        labels[0] = IGNORED
+        return labels, TRAINED if (labels != IGNORED).any() else NOTHING_MARKED
 
     def _pad(self, ids: np.ndarray, labels: np.ndarray, lengths: np.ndarray) -> dict[str, np.ndarray]:
         """Rows below each other, (batch, seq): real tokens where `real` is True, padding elsewhere."""
@@ -214,59 +217,6 @@ def _pack(ids: np.ndarray, labels: np.ndarray, lengths: np.ndarray) -> dict[str,
         "shift_labels": next_labels[kept],
         "logits_to_keep": kept[None],
     }
-
-
-def _search(
-    ids: np.ndarray, lengths: np.ndarray, response_marker: list[int], instruction_marker: list[int] | None
-) -> tuple[np.ndarray, list[str]]:
-    """The rules told in `completion_labels`, for all rows of a batch at once.
-
-    Args:
-        ids: The tokens of all rows, one row behind the other, (total,).
-        lengths: Each row's number of tokens, (rows,).
-
-    Returns:
-        Which tokens carry loss, a bool (total,), and each row's fate.
-    """
-    row_of = np.arange(len(lengths)).repeat(lengths)  # (total,)
-    responses = _occurrences(ids, row_of, response_marker)
-    instructions = _occurrences(ids, row_of, instruction_marker) if instruction_marker else responses[:0]
-    searchable = np.full(len(lengths), instruction_marker is None)
-    searchable[row_of[instructions]] = True  # with an instruction marker, only the rows that hold one
-    used = responses[searchable[row_of[responses]]]
-
-    # An answer ends at the next instruction or its row's end. Of several with one end, the last one is used.
-    starts = used + len(response_marker)
-    stops = np.sort(np.concatenate([instructions, lengths.cumsum()]))
-    ends = stops[stops.searchsorted(starts)]
-    last = np.ones(len(ends), bool)
-    last[:-1] = ends[1:] != ends[:-1]
-    full = last & (starts < ends)
-    edges = np.zeros(len(ids) + 1, np.int64)
-    edges[starts[full]] += 1
-    edges[ends[full]] -= 1
-    trained = edges.cumsum()[:-1] > 0
-
-    fates = [TRAINED] * len(lengths)
-    faulty = np.ones(len(lengths), bool)
-    faulty[row_of[used[full]]] = False
-    faulty[row_of[used[~last]]] = True
-    for row in np.flatnonzero(faulty):
-        if row not in row_of[responses]:
-            fates[row] = CUT_OFF if _is_cut_off(ids[row_of == row].tolist(), response_marker) else NO_RESPONSE
-        elif not searchable[row]:
-            fates[row] = NO_INSTRUCTION
-        else:
-            fates[row] = REPEATED if row in row_of[used[full]] else NOTHING_AFTER
-    return trained, fates
-
-
-def _occurrences(ids: np.ndarray, row_of: np.ndarray, marker: list[int]) -> np.ndarray:
-    """Every position where `marker` begins and ends within one row, in order."""
-    found = np.flatnonzero(ids[: max(0, len(ids) - len(marker) + 1)] == marker[0])
-    for offset, token in enumerate(marker):
-        found = found[ids[found + offset] == token]
-    return found[row_of[found] == row_of[found + len(marker) - 1]]
 
 
 def _is_cut_off(ids: list[int], marker: list[int]) -> bool:
