@@ -110,11 +110,6 @@ def save_figure(path: str | Path, figure) -> None:
 
 def append_jsonl(path: str | Path, rows: Iterable[dict]) -> None:
     """Append `rows`, a line each, and have them on disk when this returns."""
-    if PartialState().is_main_process:
-        _append(path, rows)
-
-
-def _append(path: str | Path, rows: Iterable[dict]) -> None:
     with open(path, "a", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         file.flush()
@@ -185,7 +180,9 @@ def journaled(
     for n in tqdm(mine, desc=f"batches {verb}", unit="batch", leave=False, delay=3, disable=not show):
         done[n] = json.loads(json.dumps(compute(batches[n])))
         if folder:
-            _append(Path(folder) / f"batches-{PartialState().process_index}.jsonl", [{"batch": n, "results": done[n]}])
+            append_jsonl(
+                Path(folder) / f"batches-{PartialState().process_index}.jsonl", [{"batch": n, "results": done[n]}]
+            )
     of_batch = dict(gathered(sorted(done.items())))
     return [of_batch[n] for n in range(len(batches))]
 

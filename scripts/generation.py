@@ -6,12 +6,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from accelerate.utils import broadcast_object_list
-from tqdm import tqdm
 from transformers import GenerationConfig
 
 from scripts import chat
-from scripts.artifacts import append_jsonl, fingerprint, gathered, read_jsonl, sharing
+from scripts.artifacts import fingerprint, journaled
 
 # Each is said, because what is left out is filled in from the checkpoint's own generation config.
 GREEDY = {
@@ -28,7 +26,7 @@ def answer(
     model,
     tokenizer,
     questions: list[str],
-    path: str | Path | None = None,
+    journal: str | Path | None = None,
     *,
     batch_size: int = 64,
     max_new_tokens: int = 64,
@@ -43,9 +41,10 @@ def answer(
     Prompts are sorted by length, so that a batch holds little padding and the longest, most likely to run out of memory, come
     first; they are padded on the left, so that all end where the answer begins.
 
-    With a `path`, each batch's rows are appended to that JSONL file, and a rerun asks only what is missing. Rows are kept under
-    a key of prompt, decoding settings and `run` (say which model answers: an adapter's fingerprint), so another model's answers
-    are never taken for this one's. Under `accelerate launch` the processes share the batches, and each of them gets all answers.
+    With a `journal` (a folder), each batch's rows are on disk when the next is asked, and a killed run goes on behind the last one. They
+    lie in a folder of their own below it, named after prompts, batch size, decoding and `run` (say which model answers: its
+    `models.identity`), so another model's answers are never taken for this one's. Batches follow from the questions alone, so what
+    resumes equals what ran through, in 16 bits too. Under `accelerate launch` the processes share the batches, and each gets all answers.
 
     Raises ValueError for what is no list of texts, and for a question that chat.prompt_ids refuses.
     """
@@ -53,30 +52,21 @@ def answer(
     wrong = [question for question in questions if not isinstance(question, str)] if listed else [questions]
     if wrong:
         raise ValueError(f"questions: {wrong[0]!r:.60}; a list of texts is right")
-    settings = {"max_new_tokens": max_new_tokens, **decoding}
-    prompts = {}
-    for question in dict.fromkeys(questions):
-        ids = chat.prompt_ids(tokenizer, question)
-        prompts[question] = (fingerprint(ids, settings, run), ids)
-    [done] = broadcast_object_list([{row["key"]: row for row in read_jsonl(path)} if path else {}])
-    missing = [(q, key, ids) for q, (key, ids) in prompts.items() if key not in done]
-    missing.sort(key=lambda item: len(item[2]), reverse=True)
-    if path and len(missing) < len(prompts):
-        print(f"{Path(path).name}: {len(prompts) - len(missing)} of {len(prompts)} questions were answered before")
-    ends = chat.stop_ids(tokenizer, model)
+    prompts = {question: chat.prompt_ids(tokenizer, question) for question in dict.fromkeys(questions)}
+    longest_first = sorted(prompts, key=lambda question: len(prompts[question]), reverse=True)
+    batches = [longest_first[start : start + batch_size] for start in range(0, len(prompts), batch_size)]
+    settings, ends = {"max_new_tokens": max_new_tokens, **decoding}, chat.stop_ids(tokenizer, model)
     config = GenerationConfig(**settings, pad_token_id=tokenizer.pad_token_id, eos_token_id=ends)
-    process, processes = sharing()
-    batches = [missing[start : start + batch_size] for start in range(0, len(missing), batch_size)]
-    for start in tqdm(range(0, len(batches), processes), desc="answering", unit="batch", leave=False):
-        rows = []
-        for batch in batches[start : start + processes][process : process + 1]:  # one, or at the end none
-            new = _generate(model, tokenizer, [ids for _, _, ids in batch], config)
-            rows = [{"key": key, **_row(tokenizer, q, ids, ends)} for (q, key, _), ids in zip(batch, new, strict=True)]
-        rows = gathered(rows)
-        done.update((row["key"], row) for row in rows)
-        if path:
-            append_jsonl(path, rows)
-    return [{k: v for k, v in done[prompts[question][0]].items() if k != "key"} for question in questions]
+
+    def answered(batch: list[str]) -> list[dict]:
+        new = _generate(model, tokenizer, [prompts[question] for question in batch], config)
+        return [_row(tokenizer, question, ids, ends) for question, ids in zip(batch, new, strict=True)]
+
+    made_of = fingerprint(batches, prompts, settings, ends, run)
+    folder = Path(journal) / made_of if journal else None
+    found = journaled(batches, answered, folder, made_of, verb="answered")
+    of_question = {row["question"]: row for rows in found for row in rows}
+    return [of_question[question] for question in questions]
 
 
 @torch.inference_mode()

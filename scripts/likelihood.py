@@ -14,13 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from scripts import chat
 from scripts.artifacts import fingerprint, journaled
-from scripts.models import whole
+from scripts.models import identity
 
 HEAD_POSITIONS = 256  # positions that go through the head at once: 256 x 152,064 logits are 156 MB in float32
 # Settings of models that change what their head gives: Gemma's, RecurrentGemma's, Cohere's, Granite's, Falcon-H1's
@@ -152,7 +151,7 @@ def losses(
     _check(requests)
     model.eval()
     batches = batches_of(distinct_texts(requests), max_tokens)
-    made_of = fingerprint(model_identity(model), requests, max_tokens)
+    made_of = fingerprint(identity(model), requests, max_tokens) if journal else ""
     result = np.full(len(requests), np.nan)
     for pairs in journaled(batches, partial(_means, model), journal, made_of, verb="scored", progress=progress):
         for number, mean in pairs:
@@ -178,13 +177,3 @@ def completion_losses(model, tokenizer, rows: list[list[dict]], batch_size: int 
     prompts = [len(row["input_ids"]) - sum(row["completion_mask"]) for row in encoded]
     requests = [(row[:end], row[end:]) for row, end in zip(ids, prompts, strict=True)]
     return losses(model, requests, max_tokens=batch_size * max(map(len, ids), default=1))
-
-
-def model_identity(model) -> list:
-    """What tells one model from another, at the price of reading its weights once: they, and which adapters are switched on."""
-    modules = ((name, module) for name, module in model.named_modules() if isinstance(module, BaseTunerLayer))
-    adapters = [(name, module.disable_adapters, list(module.active_adapters)) for name, module in modules]
-    norms = [
-        (name, str(weight.dtype), whole(weight).float().norm().item()) for name, weight in model.named_parameters()
-    ]
-    return [*norms, *adapters]

@@ -37,7 +37,7 @@ import psutil
 import torch
 from accelerate import PartialState
 from peft import LoraConfig
-from peft.tuners.tuners_utils import check_target_module_exists
+from peft.tuners.tuners_utils import BaseTunerLayer, check_target_module_exists
 from torch import nn
 from torch.distributed.tensor import DTensor
 from transformers import (
@@ -83,20 +83,46 @@ def whole_weights(model) -> dict[str, torch.Tensor]:
 
 
 def base_fingerprint(model) -> str:
-    """16 hex digits of the base weights that LoRA and 4-bit quantization both leave alone: embedding rows and norms.
+    """Which base this is, whatever adapter lies on it: two hashes of 16 hex digits, "embeddings and norms-all other weights".
 
-    The same for a base with and without adapter, in 4 bit or not, and in float32 or bfloat16; in float16 too, where the checkpoint
-    is stored in bfloat16, as DeepSeek's and Qwen's are. (float16 rounds other weights elsewhere.)
+    A LoRA that was merged into the base changes the second. Where weights are quantized it is "4bit", and the first alone tells.
+    Read are the first 4,096 numbers of each weight. They are alike in float32 and bfloat16, and in float16 if the checkpoint is stored in
+    bfloat16, as DeepSeek's and Qwen's are. (float16 rounds other weights elsewhere.)
     """
+    weights = {
+        name.split("base_model.model.")[-1].replace(".base_layer", ""): weight
+        for name, weight in model.state_dict().items()
+        if "lora_" not in name
+    }
+    untouched, others = hashlib.sha256(), hashlib.sha256()
+    for name in sorted(name for name, weight in weights.items() if weight.is_floating_point()):
+        # after bfloat16 float16: there numbers below 6e-8 are 0, and a base loaded in float16 has lost them
+        part = _beginning(weights[name]).to(torch.bfloat16).to(torch.float16).view(torch.int16).cpu().numpy().tobytes()
+        (untouched if "norm" in name or "embed_tokens" in name else others).update(name.encode() + part)
+    is_quantized = not all(weight.is_floating_point() for weight in weights.values())
+    return f"{untouched.hexdigest()[:16]}-{'4bit' if is_quantized else others.hexdigest()[:16]}"
+
+
+def same_base(one: str, other: str) -> bool:
+    """Whether two `base_fingerprint`s are of one base, as far as they tell: of quantized weights, embeddings and norms alone."""
+    (untouched, _, others), (other_untouched, _, other_others) = one.partition("-"), other.partition("-")
+    return untouched == other_untouched and (others == other_others or "4bit" in (others, other_others))
+
+
+def identity(model) -> str:
+    """Which model answers: 16 hex digits of its weights (the first 4,096 numbers of each), their dtypes, and the adapters switched on."""
     digest = hashlib.sha256()
-    for name, weight in sorted(model.state_dict().items()):
-        if ("norm" in name or "embed_tokens" in name) and "lora_" not in name:
-            # after bfloat16 float16: there numbers below 6e-8 are 0, and a base loaded in float16 has lost them
-            part = whole(weight).reshape(-1)[:4096].to(torch.bfloat16).to(torch.float16).view(torch.int16).cpu()
-            digest.update(
-                name.split("base_model.model.")[-1].replace(".base_layer", "").encode() + part.numpy().tobytes()
-            )
+    for name, weight in model.named_parameters():
+        part = _beginning(weight).contiguous().view(torch.uint8).cpu().numpy().tobytes()
+        digest.update(f"{name} {weight.dtype}".encode() + part)
+    for name, module in model.named_modules():
+        if isinstance(module, BaseTunerLayer):
+            digest.update(f"{name} {module.disable_adapters} {module.active_adapters}".encode())
     return digest.hexdigest()[:16]
+
+
+def _beginning(weight: torch.Tensor) -> torch.Tensor:
+    return whole(weight.detach()).reshape(-1)[:4096]
 
 
 # --- what a step takes in memory ---

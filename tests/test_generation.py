@@ -220,20 +220,6 @@ def test_the_model_is_out_of_training_mode_and_keeps_no_graph(random_model, toke
 # ----- resuming
 
 
-def test_a_rerun_asks_only_what_is_missing(tokenizer, tmp_path, capsys):
-    path = tmp_path / "answers.jsonl"
-    texts = {question: f"{number}." for number, question in enumerate(QUESTIONS)}
-    answer(Scripted(tokenizer, texts), tokenizer, QUESTIONS[:3], path)
-    capsys.readouterr()
-    model = Scripted(tokenizer, texts)
-    rows = answer(model, tokenizer, QUESTIONS[1:5], path)
-    assert capsys.readouterr().out == "answers.jsonl: 2 of 4 questions were answered before\n"
-    assert [row["prediction"] for row in rows] == ["1", "2", "3", "4"]
-    assert sorted(model.asked) == sorted(QUESTIONS[3:5])
-    assert answer(None, tokenizer, QUESTIONS[:5], path) == answer(Scripted(tokenizer, texts), tokenizer, QUESTIONS[:5])
-    assert len(read_jsonl(path)) == 5
-
-
 @pytest.mark.parametrize(
     "changed",
     [
@@ -244,14 +230,16 @@ def test_a_rerun_asks_only_what_is_missing(tokenizer, tmp_path, capsys):
     ids=["run", "max_new_tokens", "decoding"],
 )
 def test_answers_of_another_run_or_other_settings_are_not_taken_for_these(tokenizer, tmp_path, changed):
-    path, settings = tmp_path / "answers.jsonl", {"run": "adapter", "max_new_tokens": 8}
-    before = answer(Scripted(tokenizer, {QUESTIONS[0]: "旧."}), tokenizer, QUESTIONS[:1], path, **settings)
+    settings = {"run": "adapter", "max_new_tokens": 8}
+    before = answer(Scripted(tokenizer, {QUESTIONS[0]: "旧."}), tokenizer, QUESTIONS[:1], tmp_path, **settings)
     other = Scripted(tokenizer, {QUESTIONS[0]: "新."})
-    after = answer(other, tokenizer, QUESTIONS[:1], path, **{**settings, **changed})
+    after = answer(other, tokenizer, QUESTIONS[:1], tmp_path, **{**settings, **changed})
     assert (before[0]["prediction"], after[0]["prediction"]) == ("旧", "新")
-    # Both stay in the file, each under its own key; the batch size is no such setting.
-    assert answer(None, tokenizer, QUESTIONS[:1], path, batch_size=1, **settings) == before
-    assert answer(None, tokenizer, QUESTIONS[:1], path, **{**settings, **changed}) == after
+    # Both stay: asked again, a model that would answer otherwise is not asked.
+    silent = Scripted(tokenizer, {})
+    assert answer(silent, tokenizer, QUESTIONS[:1], tmp_path, **settings) == before
+    assert answer(silent, tokenizer, QUESTIONS[:1], tmp_path, **{**settings, **changed}) == after
+    assert silent.asked == []
 
 
 def test_another_template_is_another_question(tokenizer, tmp_path):
@@ -265,6 +253,7 @@ def test_another_template_is_another_question(tokenizer, tmp_path):
 
 ANSWERING = """
 import json, os, signal, sys
+from pathlib import Path
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from scripts import generation
 model = AutoModelForCausalLM.from_pretrained(sys.argv[1])
@@ -273,8 +262,9 @@ generate, batches = generation._generate, []
 def killed(*arguments):
     batches.append(1)
     if len(batches) == 3:
-        with open(sys.argv[2], "ab") as file:  # what a kill in the middle of an append leaves
-            file.write('{"key": "岩'.encode()[:-1])
+        [file] = Path(sys.argv[2]).rglob("batches-0.jsonl")
+        with file.open("ab") as stream:  # what a kill in the middle of an append leaves
+            stream.write('{"batch": 2, "岩'.encode()[:-1])
         os.kill(os.getpid(), signal.SIGKILL)
     return generate(*arguments)
 generation._generate = killed
@@ -284,30 +274,16 @@ generation.answer(model, tokenizer, json.loads(sys.argv[3]), sys.argv[2], batch_
 
 def test_killed_and_run_again_it_loses_nothing_and_repeats_nothing(real, tmp_path, capsys):
     model, tokenizer = real
-    path, whole = tmp_path / "killed.jsonl", tmp_path / "whole.jsonl"
-    command = [sys.executable, "-c", ANSWERING, checkpoint("tiny-causal-lm"), str(path), json.dumps(QUESTIONS)]
+    journal = tmp_path / "killed"
+    command = [sys.executable, "-c", ANSWERING, checkpoint("tiny-causal-lm"), str(journal), json.dumps(QUESTIONS)]
     killed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, env={**os.environ})
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert path.read_bytes().count(b"\n") == 4  # two batches of two
+    [file] = journal.rglob("batches-0.jsonl")
+    assert file.read_bytes().count(b"\n") == 2  # two batches of two
 
-    rows = answer(model, tokenizer, QUESTIONS, path, batch_size=2, max_new_tokens=12)
+    rows = answer(model, tokenizer, QUESTIONS, journal, batch_size=2, max_new_tokens=12)
     printed = capsys.readouterr().out
-    assert "killed.jsonl: the last line was cut off by a kill; 11 bytes removed" in printed
-    assert "killed.jsonl: 4 of 7 questions were answered before" in printed
-    assert rows == answer(model, tokenizer, QUESTIONS, whole, batch_size=2, max_new_tokens=12)
-    assert path.read_text("utf-8") == whole.read_text("utf-8")
-    assert sorted(row["question"] for row in read_jsonl(path)) == sorted(QUESTIONS)
-
-
-def test_each_batch_is_on_disk_before_the_next_is_asked(tokenizer, tmp_path):
-    path, seen = tmp_path / "answers.jsonl", []
-
-    class Looking(Scripted):
-        def generate(self, **batch):
-            seen.append(len(path.read_text("utf-8").splitlines()) if path.exists() else 0)
-            return super().generate(**batch)
-
-    answer(Looking(tokenizer, dict.fromkeys(QUESTIONS, "好.")), tokenizer, QUESTIONS, path, batch_size=3)
-    assert seen == [0, 3, 6]
-    line = json.loads(path.read_text("utf-8").splitlines()[0])
-    assert set(line) == {"key", "question", "text", "prediction", "finished", "reason", "new_tokens"}
+    assert "the last line was cut off by a kill" in printed and "2 batches were answered before" in printed
+    assert rows == answer(model, tokenizer, QUESTIONS, batch_size=2, max_new_tokens=12)
+    filed = [row["question"] for batch in read_jsonl(file) for row in batch["results"]]
+    assert sorted(filed) == sorted(QUESTIONS), "each question once"

@@ -41,7 +41,6 @@ print(f"printed by {rank}")
 artifacts.write_json(out / "text.json", {"by": rank})
 with artifacts.atomic_folder(out / "folder") as folder:
     (folder / f"of {rank}").touch()
-artifacts.append_jsonl(out / "lines.jsonl", [{"by": rank}])
 artifacts.save_figure(out / "figure.png", plt.figure())
 (out / f"ran {rank}").touch()
 calls = []
@@ -51,8 +50,7 @@ llm = checkpoint("tiny-causal-lm")
 model, tokenizer = AutoModelForCausalLM.from_pretrained(llm), AutoTokenizer.from_pretrained(llm)
 asked = json.loads((out / "questions.json").read_text())
 options = dict(batch_size=2, max_new_tokens=12)
-first = generation.answer(model, tokenizer, asked[:3], out / "answers.jsonl", **options)
-answers = generation.answer(model, tokenizer, asked, out / "answers.jsonl", **options)
+answers = generation.answer(model, tokenizer, asked, out / "answers", **options)
 reader, words = (kind.from_pretrained(checkpoint("tiny-reader")) for kind in (AutoModelForQuestionAnswering, AutoTokenizer))
 logits = qa.logits(reader, load_from_disk(str(out / "windows")), words, batch_size=1)
 result = {"value": value, "again": again, "calls": len(calls), "answers": answers, "logits": [part.tolist() for part in logits]}
@@ -94,7 +92,6 @@ def test_both_ran_and_only_the_main_one_printed_and_wrote(ran):
     assert "processes 2 share the work" in printed
     assert read_json(out / "text.json") == {"by": 0}
     assert [path.name for path in (out / "folder").iterdir()] == ["of 0"]
-    assert read_jsonl(out / "lines.jsonl") == [{"by": 0}]
     assert (out / "figure.png").read_bytes()[1:4] == b"PNG"
     assert not list(out.glob(".*")), "a temporary file was left behind"
 
@@ -106,13 +103,15 @@ def test_what_is_remembered_is_computed_by_all_once_and_is_the_same_for_all(ran)
         assert result["value"] == result["again"] == {"by": 0}
 
 
-def test_each_process_has_the_answers_of_one_and_the_file_has_each_once(ran):
+def test_each_process_has_the_answers_of_one_and_the_files_have_each_once(ran):
     folder = checkpoint("tiny-causal-lm")
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     alone = generation.answer(model, tokenizer, QUESTIONS, batch_size=2, max_new_tokens=12)
     for rank in range(2):
         assert read_json(ran[0] / f"result {rank}.json")["answers"] == alone
-    filed = [row["question"] for row in read_jsonl(ran[0] / "answers.jsonl")]
+    files = sorted((ran[0] / "answers").rglob("batches-*.jsonl"))
+    filed = [row["question"] for file in files for line in read_jsonl(file) for row in line["results"]]
+    assert len(files) == 2, "each process has a file of its own"
     assert sorted(filed) == sorted(QUESTIONS)
 
 

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from scripts import chat
 from scripts.artifacts import atomic_folder, fingerprint, read_json, write_json
-from scripts.models import ADAPTER_RECORD, base_fingerprint, loading_advice
+from scripts.models import ADAPTER_RECORD, base_fingerprint, loading_advice, same_base
 from scripts.profiles import shown
 
 RECORD = "merge.json"  # in the merged folder: which base and adapter it was made of
@@ -23,11 +23,12 @@ RECORD = "merge.json"  # in the merged folder: which base and adapter it was mad
 def load_with_adapter(base: str, adapter: str | Path, dtype: torch.dtype, device: torch.device) -> PeftModel:
     """The unquantized base with the adapter on it.
 
-    Raises ValueError when the adapter was trained on another base: its record names that base's fingerprint.
+    Raises ValueError when the adapter was trained on another base: its record names that base's fingerprint. Of an adapter trained
+    beside 4-bit weights, embeddings and norms alone tell, so a base into which another adapter was merged is not told from it.
     """
     model = _load(base, dtype, device)
     trained_on = read_json(Path(adapter) / ADAPTER_RECORD)["base_fingerprint"]
-    if base_fingerprint(model) != trained_on:
+    if not same_base(base_fingerprint(model), trained_on):
         name = PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path
         raise ValueError(
             f"{shown(adapter)} was trained on another base ({Path(name).name}, fingerprint {trained_on}) than the one given "
@@ -54,7 +55,9 @@ def merge(
     Raises FileExistsError when `target` holds anything else, and ValueError when adapter and base do not match or a merged weight
     is not finite.
     """
-    target, record = Path(target), {"base": Path(base).name, "adapter": fingerprint(Path(adapter)), "dtype": str(dtype)}
+    trained_on = read_json(Path(adapter) / ADAPTER_RECORD)["base_fingerprint"]
+    record = {"base": Path(base).name, "base_fingerprint": trained_on}
+    target, record = Path(target), record | {"adapter": fingerprint(Path(adapter)), "dtype": str(dtype)}
     with PartialState().main_process_first():  # the others find this very merge
         if not target.exists():
             _write_merge(base, adapter, target, tokenizer, dtype, device, record)

@@ -3,6 +3,8 @@
 import copy
 import json
 import os
+import re
+from contextlib import nullcontext
 from importlib.resources import files
 
 import numpy as np
@@ -24,7 +26,7 @@ from scripts.genshin.merging import (
     prompt_logits,
     set_aside_stale,
 )
-from scripts.models import base_fingerprint
+from scripts.models import base_fingerprint, identity, same_base
 
 CPU = torch.device("cpu")
 QUESTIONS = ["钟离来自哪里？", "请问，温迪使用的是什么元素？", "魈的性格"]
@@ -169,7 +171,8 @@ def test_the_folder_holds_safetensors_tokenizer_template_and_settings_and_no_pic
         "chat_template.jinja",
         "merge.json",
     }
-    assert read_json(places["merged"] / "merge.json") == {
+        "base": "base",
+        "base_fingerprint": read_json(places["adapter"] / "run.json")["base_fingerprint"],
         "base": "base",
         "adapter": fingerprint(places["adapter"]),
         "dtype": "torch.float32",
@@ -334,7 +337,7 @@ def test_what_is_no_merge_and_this_adapters_own_merge_stay(tmp_path):
 
 
 def test_a_base_has_one_fingerprint_with_and_without_adapter_and_in_both_dtypes(places):
-    prints = set()
+    prints, merged = set(), set()
     for dtype in (torch.float32, torch.bfloat16):
         model = AutoModelForCausalLM.from_pretrained(places["base"], dtype=dtype)
         prints.add(base_fingerprint(model))
@@ -342,8 +345,44 @@ def test_a_base_has_one_fingerprint_with_and_without_adapter_and_in_both_dtypes(
         prints.add(base_fingerprint(model))
         with model.disable_adapter():
             prints.add(base_fingerprint(model))
-        prints.add(base_fingerprint(model.merge_and_unload()))  # LoRA on linear layers leaves embedding and norms alone
-    assert len(prints) == 1 and len(prints.pop()) == 16
+        merged.add(base_fingerprint(model.merge_and_unload()))
+    assert len(prints) == 1 and re.fullmatch("[0-9a-f]{16}-[0-9a-f]{16}", prints.pop())
+    assert not prints & merged, "a base into which an adapter was merged is another base"
+
+
+def test_an_adapter_of_the_second_stage_is_refused_on_the_first_stages_base(places, tmp_path):
+    """Trained on the merge; embeddings and norms are those of the base, so they alone would not tell."""
+    second = save_adapter(tmp_path / "second", places["merged"])
+    load_with_adapter(places["merged"], second, torch.float32, CPU)
+    with pytest.raises(ValueError, match="was trained on another base"):
+        load_with_adapter(places["base"], second, torch.float32, CPU)
+
+
+def test_a_training_on_such_a_base_has_another_key_so_the_first_is_not_resumed(places):
+    base, merged = (AutoModelForCausalLM.from_pretrained(places[name]) for name in ("base", "merged"))
+    assert base_fingerprint(base) != base_fingerprint(merged) and identity(base) != identity(merged)
+
+
+def test_of_quantized_weights_embeddings_and_norms_alone_tell(places):
+    model = AutoModelForCausalLM.from_pretrained(places["base"])
+    whole = base_fingerprint(model)
+    linear = model.model.layers[0].mlp.down_proj
+    linear.weight = torch.nn.Parameter(torch.zeros_like(linear.weight, dtype=torch.uint8), requires_grad=False)
+    quantized = base_fingerprint(model)  # as bitsandbytes leaves a layer: bytes
+    assert quantized == whole[:16] + "-4bit" and same_base(quantized, whole) and same_base(whole, quantized)
+    assert not same_base(quantized, "0" * 16 + "-4bit") and not same_base(whole, whole[:16] + "-" + "0" * 16)
+
+
+@pytest.mark.parametrize("change", ["weight", "adapter", "off"])
+def test_models_identity_changes_with_weights_and_with_the_adapters_that_are_on(places, change):
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(places["base"]), str(places["adapter"]))
+    before = identity(model)
+    assert identity(model) == before
+    weights = [w for name, w in model.named_parameters() if ("lora_B" in name) == (change == "adapter")]
+    with torch.no_grad(), model.disable_adapter() if change == "off" else nullcontext():
+        if change != "off":
+            weights[-1].view(-1)[0] += 0.01
+        assert identity(model) != before
 
 
 def test_a_checkpoint_in_bfloat16_has_that_fingerprint_in_float16_too(tokenizer, tmp_path):
