@@ -176,7 +176,7 @@ def memory_advice(*steps: str) -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:  # OutOfMemoryError is one
+    except Exception as error:
         if not is_out_of_memory(error):
             raise
         raise MemoryError(

@@ -23,8 +23,10 @@ in float32 without dropout, where neighbouring matrices share their input.
 from __future__ import annotations
 
 import hashlib
+import re
 import subprocess
 import sys
+import traceback
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator
@@ -481,18 +483,39 @@ def reader_step(model: PreTrainedModel, rows: int, tokens: int) -> int:
 # --- a model that does not fit ----------------------------------------------------------------------------------------------
 
 
-def free_memory(device: torch.device) -> int:
-    """Bytes that this process can still take: of the GPU, with what torch holds unused, or of the machine's memory."""
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that this process can still take: of the GPU, with what torch holds unused, or of the machine's memory; None: unknown."""
     if device.type != "cuda":
         return psutil.virtual_memory().available
-    return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    try:
+        free = torch.cuda.mem_get_info(device)[0]
+    except RuntimeError:
+        return None
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+OUT_OF_MEMORY = re.compile(r"out of memory|can.t allocate memory|cannot allocate memory|ALLOC\w*_FAILED", re.IGNORECASE)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch ran out of memory, on a GPU or on the CPU."""
-    return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    )
+    """Whether memory ran out in torch or CUDA, on a GPU or on the CPU: here or in an error that this one came from.
+
+    A MemoryError does not count: ours has its advice already.
+    """
+    if isinstance(error, MemoryError):
+        return False
+    while error is not None:
+        if isinstance(error, torch.OutOfMemoryError) or any(map(OUT_OF_MEMORY.search, _reports(error))):
+            return True
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return False
+
+
+def _reports(error: BaseException) -> Iterator[str]:
+    """What an error says, and what went wrong where transformers converts weights, to 4 bits for one: its own error says only that."""
+    yield str(error)
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        yield from getattr(frame.f_locals.get("loading_info"), "conversion_errors", {}).values()
 
 
 @contextmanager
@@ -501,13 +524,13 @@ def loading_advice(
 ) -> Iterator[None]:
     """Around the loading of `model`, which the environment's `variable` names: an out-of-memory error says what to do.
 
-    The message tells what the weights take in `dtype`, and what was free. `steps` come before a smaller profile and a smaller model.
-    Raises MemoryError from the original error; other errors pass through.
+    The message tells what the weights take in `dtype`, and what was free, as far as either is known. `steps` come before a smaller
+    profile and a smaller model. Raises MemoryError from the original error; other errors pass through.
     """
-    free = free_memory(device) / GIB
+    free = free_memory(device)
     try:
         yield
-    except RuntimeError as error:  # OutOfMemoryError is one
+    except Exception as error:
         if not is_out_of_memory(error):
             raise
         advice = (
@@ -516,16 +539,17 @@ def loading_advice(
             "a smaller profile (COOKBOOK_PROFILE=small, then tiny)",
             f"a smaller {variable}",
         )
+        sizes = [_weights_of(model, dtype), "" if free is None else f"{free / GIB:.1f} GiB were free"]
+        known = ", and ".join(filter(None, sizes))
         raise MemoryError(
-            f"out of memory while loading {Path(model).name}: {_weights_of(model, dtype)}{free:.1f} GiB were free. "
-            f"In this order: {'; '.join(advice)}."
+            f"out of memory while loading {Path(model).name}{known and f': {known}'}. In this order: {'; '.join(advice)}."
         ) from error
 
 
 def _weights_of(model: str | Path, dtype: torch.dtype) -> str:
-    """What the weights take, as the beginning of a sentence; nothing where the model's config says too little."""
+    """What the weights take; nothing where the model's config says too little."""
     try:
         gib = skeleton(AutoConfig.from_pretrained(model)).num_parameters() * dtype.itemsize / GIB
-    except (OSError, ValueError):
+    except Exception:  # whatever it is, the error to tell of is that memory ran out
         return ""
-    return f"its weights take {gib:.1f} GiB in {str(dtype).removeprefix('torch.')}, and "
+    return f"its weights take {gib:.1f} GiB in {str(dtype).removeprefix('torch.')}"

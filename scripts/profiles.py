@@ -3,19 +3,21 @@
 A profile only *names things and sizes*. `full` names the real checkpoints on the Hub, `small` names smaller ones for a GPU of 12
 GB, `tiny` names small models of the same architectures that `scripts.offline.tiny_models` builds here. No notebook asks which is on.
 
-    COOKBOOK_PROFILE=tiny            pick one; unset, it is the largest that fits into the GPU's free memory, `tiny` without one
+    COOKBOOK_PROFILE=tiny            pick one; unset, it is the largest that fits into the GPU's free memory, `tiny` without a GPU
     COOKBOOK_CAUSAL_LM=/path/to/it   replace any field of it by an environment variable of the field's name
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import platform
 import sys
 import traceback
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from importlib import metadata
@@ -25,6 +27,9 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 PREFIX = "COOKBOOK_"
 DTYPES = "float32", "bfloat16", "float16"
+CHOICES = {"dtype": DTYPES, "score_form": ("plain", "alpaca", "chat")}
+SWITCH = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+FROM_ZERO = {"threads", "seed", "train_rows", "eval_rows", "qa_rows", "qa_reworded", "qa_stride", "rating_rows"}
 CHOSEN = "PROFILE_CHOSEN_BECAUSE"  # set by tools/ beside the profile they chose
 SPARE = 0.1  # of a GPU's free memory: what the allocator loses, and what the planner does not count
 
@@ -44,7 +49,7 @@ class Profile:
     scorer: str  # the causal LM whose perplexities rate SFT rows: the same three
     rater: str  # the causal LM that learns to rate: the same three
     dtype: str  # of the base model's weights: float32, bfloat16 or float16
-    device: str = "auto"  # auto: cuda where torch finds it, else cpu
+    device: str = "auto"  # cuda, cpu or auto: cuda where torch finds it, else cpu
     threads: int = 0  # torch's CPU threads; 0: one for each core this process may use
     seed: int = 42
     outputs: str = ""  # what the notebooks write; empty: outputs/<profile>
@@ -198,13 +203,13 @@ def load_profile(environ: Mapping[str, str] = os.environ) -> Profile:
     >>> load_profile({"COOKBOOK_PROFILE": "tiny", "COOKBOOK_EPOCHS": "1"}).epochs
     1
 
-    Raises ValueError for a profile or field that does not exist (the message lists those that do) and for a value that is
-    not of the field's type.
+    Raises ValueError for a profile or field that does not exist (the message lists those that do) and for a value that the
+    field cannot take (the message says which it can).
     """
     asked = {key[len(PREFIX) :].lower(): value for key, value in environ.items() if key.startswith(PREFIX)}
-    if "HUPU_CSV" in environ:
+    if environ.get("HUPU_CSV"):
         asked.setdefault("ratings", environ["HUPU_CSV"])
-    name = asked.pop("profile", "") or choose(_device())[0]
+    name = asked.pop("profile", "") or _chosen(asked.get("device"))[0]
     if name not in PROFILES:
         raise ValueError(f"{PREFIX}PROFILE={name!r}: no such profile; there are {', '.join(PROFILES)}")
     profile = PROFILES[name]
@@ -225,7 +230,7 @@ class Device(NamedTuple):
     """What a profile depends on in a GPU."""
 
     name: str
-    free: int  # bytes
+    free: int | None  # bytes; None: the driver does not tell
     bfloat16: bool  # of its own; GPUs before Ampere (V100, T4) emulate it, slowly
 
 
@@ -236,6 +241,8 @@ def choose(device: Device | None) -> tuple[str, str]:
     """
     if device is None:
         return "tiny", "no CUDA device found"
+    if device.free is None:
+        return "tiny", "the GPU's free memory cannot be read"
     free, reasons = device.free / 2**30, []
     for name in ("full", "small"):
         chapter, need = _largest_need(name)
@@ -243,6 +250,11 @@ def choose(device: Device | None) -> tuple[str, str]:
             return name, "; ".join([f"{chapter} needs {need:.1f} GiB of {free:.1f} free, a tenth spare", *reasons])
         reasons.insert(0, f"{name} needs {need:.1f} in {chapter}")
     return "tiny", f"{free:.1f} GiB free, {(1 - SPARE) * free:.1f} with a tenth spare; {'; '.join(reasons)}"
+
+
+def _chosen(device: str | None) -> tuple[str, str]:
+    """The profile where none is asked for, and why; `device` is COOKBOOK_DEVICE."""
+    return ("tiny", f"{PREFIX}DEVICE=cpu uses no GPU") if device == "cpu" else choose(_device())
 
 
 def _largest_need(name: str) -> tuple[str, float]:
@@ -258,9 +270,9 @@ def why_profile(profile: Profile) -> str:
     if chosen := os.environ.get(CHOSEN):
         return chosen
     if not os.environ.get(PREFIX + "PROFILE"):
-        return choose(_device())[1]
-    why, device = f"{PREFIX}PROFILE is set", _device()
-    if device is None or profile.name == "tiny":
+        return _chosen(profile.device)[1]
+    why, device = f"{PREFIX}PROFILE is set", None if profile.device == "cpu" else _device()
+    if device is None or device.free is None or profile.name == "tiny":
         return why
     chapter, need = _largest_need(profile.name)
     return f"{why}; {chapter} needs {need:.1f} GiB of {device.free / 2**30:.1f} free"
@@ -293,21 +305,55 @@ def _device() -> Device | None:
 
     if not torch.cuda.is_available():
         return None
-    bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    return Device(torch.cuda.get_device_name(), torch.cuda.mem_get_info()[0], bfloat16)
+    if "LOCAL_RANK" in os.environ:  # a process of a launch describes its own GPU, the one that accelerate will give it
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+    try:
+        free = torch.cuda.mem_get_info()[0]
+    except RuntimeError:
+        free = None
+    return Device(torch.cuda.get_device_name(), free, torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def _convert(field: str, value: str, kind: type):
-    """An environment variable's text as the field's type; the message of a failure names the variable."""
-    if field == "dtype" and value not in DTYPES:
-        raise ValueError(f"{PREFIX}DTYPE={value!r}: should be one of {', '.join(DTYPES)}")
-    try:
-        if kind is bool:
-            return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[value.lower()]
-        return kind(value)
-    except (KeyError, ValueError):
-        right = "1 or 0" if kind is bool else {int: "a whole number", float: "a number"}[kind]
-        raise ValueError(f"{PREFIX}{field.upper()}={value!r}: should be {right}") from None
+    """An environment variable's text as the field's type; the message of a failure names the variable and what would be right."""
+    if field == "device":
+        return _checked_device(value)
+    converted = math.nan  # within no range
+    with suppress(KeyError, ValueError):
+        converted = SWITCH[value.lower()] if kind is bool else kind(value)
+    if field in CHOICES:
+        right, fits = f"one of {', '.join(CHOICES[field])}", value in CHOICES[field]
+    elif kind is str:
+        right, fits = "a name or path", value.strip() or field == "outputs"
+    elif kind is bool:
+        right, fits = "1 or 0", isinstance(converted, bool)
+    elif kind is float:
+        right, fits = "a number above 0", 0 < converted < math.inf
+    else:
+        least = 0 if field in FROM_ZERO else 1
+        right, fits = f"a whole number from {least}, below 2**31", least <= converted < 2**31
+    if not fits:
+        raise ValueError(f"{PREFIX}{field.upper()}={value!r}: should be {right}")
+    return converted
+
+
+def _checked_device(value: str) -> str:
+    """The device, if torch has it and Trainer would take the same."""
+    if value in ("auto", "cpu"):
+        return value
+    import torch
+
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
+    if not torch.cuda.is_available():
+        hidden = "" if seen == "0" else f" with CUDA_VISIBLE_DEVICES={seen!r}"  # "0" is what `start` sets
+        right = f"auto or cpu; torch finds no GPU{hidden}"
+    elif value == "cuda":
+        return value
+    elif (number := value.removeprefix("cuda:")).isdecimal():
+        right = f"cuda, with CUDA_VISIBLE_DEVICES={number}: Trainer takes the first GPU that it sees"
+    else:
+        right = "auto, cuda or cpu"
+    raise ValueError(f"{PREFIX}DEVICE={value!r}: should be {right}")
 
 
 def start(*packages: str) -> Profile:
@@ -317,7 +363,7 @@ def start(*packages: str) -> Profile:
     """
     launched = "LOCAL_RANK" in os.environ
     if not launched:  # else Trainer would spread a notebook's batches over all GPUs of the machine, in its own way
-        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
+        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     profile = load_profile()
     quiet()
     import torch

@@ -559,11 +559,6 @@ def test_a_real_allocation_that_fails_becomes_advice():
     assert str(error.value).startswith("out of memory. In this order: halve COOKBOOK_A; a smaller COOKBOOK_B. A rerun")
 
 
-def test_cudas_error_becomes_advice_too():
-    with pytest.raises(MemoryError, match="halve the batch"), memory_advice("halve the batch"):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
-
-
 @pytest.mark.parametrize("other", [RuntimeError("shapes differ"), ValueError("memory"), KeyboardInterrupt()])
 def test_other_errors_pass_through_as_they_are(other):
     with pytest.raises(type(other)) as error, memory_advice("halve the batch"):

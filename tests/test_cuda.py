@@ -6,7 +6,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch.nn import functional as F
-from transformers import Qwen2Config, Qwen2ForCausalLM, Trainer, TrainingArguments, set_seed
+from transformers import Qwen2Config, Qwen2ForCausalLM, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from scripts import profiles
 from scripts.collator import CompletionCollator
@@ -67,10 +67,18 @@ def test_peak_memory_is_the_gpus():
     assert block.sum() == 2**26
 
 
+class KeepGradients(TrainerCallback):
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        self.kept = {name: p.grad.flatten() for name, p in model.named_parameters() if "lora_B" in name}
+
+
 def test_packed_and_padded_training_learn_alike_in_16_bits(tokenizer, tmp_path):
-    """One LoRA step on the same rows. AdamW's first step moves a weight by the learning rate whatever the gradient's size, so where
-    rounding turns the sign of a gradient near zero two runs differ by twice that rate, and never by more."""
-    rate, rows = 1e-3, [{"input_ids": [5 + i, 6, 7 + 2 * i, 8], "completion_mask": [0, 0, 1, 1]} for i in range(8)]
+    """A step on rows of four lengths. Rounding to 16 bits leaves a cosine of the two gradients above 0.999; with positions that
+    don't begin anew at each row, or labels one off, it is below 0.6 for some matrix (both seen on a CPU in bfloat16)."""
+    rows = [
+        {"input_ids": [5 + i] * (1 + i % 4) + [6, 7 + 2 * i, 8], "completion_mask": [0] * (1 + i % 4) + [0, 1, 1]}
+        for i in range(8)
+    ]
     config = Qwen2Config(
         vocab_size=len(tokenizer),
         hidden_size=64,
@@ -78,8 +86,9 @@ def test_packed_and_padded_training_learn_alike_in_16_bits(tokenizer, tmp_path):
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=1,
+        initializer_range=0.1,  # so that attention prefers some tokens to others
     )
-    trained = []
+    gradients = []
     for packed in (True, False):
         set_seed(0)
         model = Qwen2ForCausalLM(config).to(torch.bfloat16)
@@ -87,19 +96,18 @@ def test_packed_and_padded_training_learn_alike_in_16_bits(tokenizer, tmp_path):
         arguments = TrainingArguments(
             tmp_path,
             per_device_train_batch_size=8,
-            num_train_epochs=1,
-            learning_rate=rate,
-            lr_scheduler_type="constant",
+            max_steps=1,
             report_to="none",
             save_strategy="no",
             remove_unused_columns=False,
             bf16=True,
         )
-        run = Trainer(model, arguments, CompletionCollator(tokenizer, packed=packed), rows)
+        arguments._n_gpu = 1  # with several in sight Trainer would use DataParallel
+        keep = KeepGradients()
+        run = Trainer(model, arguments, CompletionCollator(tokenizer, packed=packed), rows, callbacks=[keep])
         assert math.isfinite(run.train().training_loss)
-        trained.append({name: p.detach().clone() for name, p in model.named_parameters() if "lora_B" in name})
-    for name, weight in trained[0].items():
-        assert weight.abs().max() > rate / 2, f"{name} was not trained"
-        torch.testing.assert_close(weight, trained[1][name], rtol=0, atol=2 * rate)
-        agreeing = (weight.sign() == trained[1][name].sign()).float().mean()
-        assert agreeing > 0.9, f"{name}: {agreeing:.0%} of the weights moved the same way"
+        gradients.append(keep.kept)
+    assert len(gradients[0]) == 6
+    for name, gradient in gradients[0].items():
+        cosine = F.cosine_similarity(gradient, gradients[1][name], dim=0)
+        assert cosine > 0.99, f"{name}: {cosine:.3f}"  # 0, and not NaN, where one has no gradient

@@ -59,18 +59,13 @@ def test_a_notebook_that_is_not_there_is_an_error_that_lists_those_that_are(caps
     assert "no notebook '99'; there are 01_dataset_expansion, " in capsys.readouterr().err
 
 
-def test_a_config_that_is_not_there_is_an_error_that_lists_those_that_are(capsys):
-    assert launcher.main(["--nb", "02", "--config", "configs/none.yaml"]) == 1
-    assert "none.yaml: no such file; there are data_parallel.yaml" in capsys.readouterr().err
+@pytest.mark.parametrize("name", ["configs/none.yaml", "configs"])
+def test_a_config_that_is_not_there_is_an_error_that_lists_those_that_are(capsys, name):
+    assert launcher.main(["--nb", "02", "--config", name]) == 1
+    assert f"{name}: no such file; there are data_parallel.yaml" in capsys.readouterr().err
 
 
-def test_fsdp_without_a_gpu_is_refused_and_not_replaced_in_silence(capsys, monkeypatch):
-    monkeypatch.setattr(launcher, "gpu_count", lambda: 0)
-    assert launcher.main(["--nb", "02", "--config", "configs/fsdp.yaml"]) == 1
-    assert (
-        "configs/fsdp.yaml shards a model over GPUs, and there is none here; leave CONFIG out"
-        in capsys.readouterr().err
-    )
+NO_GPU = "fsdp.yaml shards a model over GPUs, and {}; leave CONFIG out for data parallel"
 
 
 @pytest.mark.parametrize(
@@ -81,16 +76,40 @@ def test_fsdp_without_a_gpu_is_refused_and_not_replaced_in_silence(capsys, monke
         (1, 1, "data_parallel.yaml", "auto", None),
         (0, 2, "data_parallel.yaml", "auto", None),
         (8, 16, "data_parallel_hosts.yaml", "auto", None),  # two hosts
-        (4, 16, "fsdp_hosts.yaml", "auto", "8 processes on this host need 8 GPUs, one each, and it has 4: NPROC=4"),
+        (4, 16, "fsdp_hosts.yaml", "auto", "8 processes on this host need 8 GPUs, one each, and it has 4: NPROC=8 is"),
+        (4, 8, "fsdp_hosts.yaml", "auto", None),  # as that advice has it
+        (8, 15, "data_parallel_hosts.yaml", "auto", "NPROC=15 over 2 hosts: should be a multiple of 2"),
+        (0, 2, "fsdp.yaml", "auto", NO_GPU.format("there is none here")),
+        (8, 2, "fsdp.yaml", "cpu", NO_GPU.format("COOKBOOK_DEVICE=cpu uses none")),
     ],
 )
-def test_more_processes_than_gpus_are_refused(monkeypatch, gpus, processes, config, device, refused):
+def test_processes_that_do_not_fit_the_gpus_are_refused(monkeypatch, gpus, processes, config, device, refused):
     monkeypatch.setattr(launcher, "gpu_count", lambda: gpus)
     path = launcher.DEFAULT.with_name(config)
     if refused is None:
         return launcher.check_gpus(path, processes, device)
     with pytest.raises(launcher.RunError, match=refused):
         launcher.check_gpus(path, processes, device)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (b"- MULTI_GPU", "no `name: value` lines"),
+        (b"distributed_type: [", "while parsing a flow node"),
+        (b"\xff\xfe", "can't decode byte"),
+        (b"num_machines: 2", "A `distributed_type` must be specified"),
+        (b"distributed_type: NO", "distributed_type is False; a name is right, 'NO' in quotes"),
+        (b"distributed_type: MANY", "'MANY' is not a valid DistributedType"),
+        (b"{distributed_type: FSDP, num_machines: '2'}", "num_machines is '2'; a whole number from 1 is right"),
+    ],
+)
+def test_a_config_that_accelerate_would_not_take_is_an_error_that_says_why(tmp_path, capsys, text, why):
+    (tmp_path / "odd.yaml").write_bytes(text)
+    assert launcher.main(["--nb", "02", "--config", str(tmp_path / "odd.yaml")]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("\n.../odd.yaml is no config for accelerate: ") and why in said
+    assert "; configs/data_parallel.yaml is one\n" in said
 
 
 @pytest.mark.parametrize("processes", ["0", "-1", "two"])

@@ -27,6 +27,7 @@ from scripts.models import (
     SHAPES,
     chapters,
     estimate,
+    is_out_of_memory,
     loading_advice,
     lora_size,
     reader_step,
@@ -495,10 +496,11 @@ def advice_of(checkpoint, monkeypatch, *steps):
     return loading_advice("COOKBOOK_CAUSAL_LM", checkpoint, torch.float32, torch.device("cpu"), *steps)
 
 
-def test_memory_that_runs_out_inside_from_pretrained_becomes_advice(checkpoint, monkeypatch):
-    def no_room(*_):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+def no_room(*_, **__):
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
 
+
+def test_memory_that_runs_out_inside_from_pretrained_becomes_advice(checkpoint, monkeypatch):
     monkeypatch.setattr(core_model_loading, "_materialize_copy", no_room)
     with pytest.raises(MemoryError) as error, advice_of(checkpoint, monkeypatch, "COOKBOOK_LOAD_IN_4BIT=1"):
         AutoModelForCausalLM.from_pretrained(checkpoint)
@@ -510,6 +512,19 @@ def test_memory_that_runs_out_inside_from_pretrained_becomes_advice(checkpoint, 
     )
 
 
+def test_memory_that_runs_out_where_transformers_converts_weights_becomes_advice(checkpoint, monkeypatch):
+    """As with 4 bits: it notes each failure, loads on, and in the end raises an error without a cause."""
+
+    def convert(self, name, loading_info, **_):
+        with core_model_loading.log_conversion_errors(name, loading_info, (1, name)):
+            no_room()
+
+    monkeypatch.setattr(core_model_loading.WeightRenaming, "convert", convert)
+    with pytest.raises(MemoryError, match="out of memory") as error, advice_of(checkpoint, monkeypatch):
+        AutoModelForCausalLM.from_pretrained(checkpoint)
+    assert "automatic conversion" in str(error.value.__cause__) and error.value.__cause__.__context__ is None
+
+
 def test_the_need_is_that_of_the_config_in_the_dtype_asked_for(tmp_path):
     SHAPES["7B"].save_pretrained(tmp_path)
     for dtype, gib in ((torch.bfloat16, P_7B * 2 / 2**30), (torch.float32, P_7B * 4 / 2**30)):
@@ -518,13 +533,43 @@ def test_the_need_is_that_of_the_config_in_the_dtype_asked_for(tmp_path):
             torch.empty(2**46, dtype=torch.float32)  # 256 TiB
 
 
-def test_a_model_of_unknown_size_gets_the_advice_without_it(tmp_path, monkeypatch):
-    advice = advice_of(tmp_path / "nothing-here", monkeypatch)
+def test_what_is_not_known_of_model_and_gpu_the_advice_leaves_out(tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text('{"model_type": "qwen2", "hidden_size": "many"}')
     with (
-        pytest.raises(MemoryError, match=r"^out of memory while loading nothing-here: 1\.5 GiB were free\. In"),
-        advice,
+        pytest.raises(MemoryError, match=r"while loading \S+: 1\.5 GiB were free\. In"),
+        advice_of(tmp_path, monkeypatch),
     ):
-        raise torch.OutOfMemoryError("CUDA out of memory.")
+        no_room()
+    monkeypatch.undo()
+    monkeypatch.setattr(torch.cuda, "mem_get_info", no_room)
+    advice = loading_advice("COOKBOOK_RATER", tmp_path / "x", torch.float32, torch.device("cuda"))
+    with pytest.raises(MemoryError, match=r"^out of memory while loading x\. In this order"), advice:
+        no_room()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.AcceleratorError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
+        OSError(12, "Cannot allocate memory"),
+    ],
+)
+def test_memory_runs_out_in_many_words_and_inside_other_errors(error):
+    assert is_out_of_memory(error)
+    during, because, instead = ValueError("during"), ValueError("because"), ValueError("instead")
+    during.__context__ = because.__cause__ = instead.__context__ = error
+    instead.__cause__ = None  # as `from None` sets it
+    assert [is_out_of_memory(outer) for outer in (during, because, instead)] == [True, True, False]
+    assert not is_out_of_memory(torch.AcceleratorError("CUDA error: device-side assert triggered"))
+
+
+def test_advice_is_given_once(monkeypatch):
+    outer, inner = (advice_of(name, monkeypatch) for name in ("outer", "inner"))
+    with pytest.raises(MemoryError, match="while loading inner"), outer, inner:
+        no_room()
 
 
 @pytest.mark.parametrize("other", [RuntimeError("shapes differ"), OSError("no such model"), KeyboardInterrupt()])

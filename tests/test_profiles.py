@@ -2,7 +2,6 @@
 
 import os
 import platform
-import re
 import socket
 import warnings
 from dataclasses import asdict, fields, replace
@@ -15,6 +14,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from scripts import models, profiles
 from scripts.profiles import PROFILES, ROOT, Device, Profile, choose, load_profile, native_dtype, pins, shown
+from scripts.sft_scores import scoring
 
 FIELDS = [field.name for field in fields(Profile) if field.name != "name"]
 GIB = 2**30
@@ -29,7 +29,8 @@ def asked_anew():
 
 
 def gpu(monkeypatch, gib: float, bfloat16: bool = True, name: str = "Some GPU") -> Device:
-    """Make torch describe such a GPU."""
+    """Make torch describe such a GPU, and two of them."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: name)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (int(gib * GIB), 80 * GIB))
@@ -64,10 +65,31 @@ def test_unset_the_profile_is_the_largest_that_fits_the_free_memory(monkeypatch,
     assert load_profile({}) == load_profile({"COOKBOOK_PROFILE": ""}) == replace(PROFILES[name], dtype=dtype)
 
 
-def test_without_a_gpu_the_profile_is_tiny(monkeypatch):
+def test_without_a_gpu_or_where_none_is_used_or_its_memory_is_unknown_the_profile_is_tiny(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert load_profile({}) == load_profile({"COOKBOOK_PROFILE": ""}) == PROFILES["tiny"]
     assert choose(None) == ("tiny", "no CUDA device found")
+    gpu(monkeypatch, 80)
+    assert load_profile({"COOKBOOK_DEVICE": "cpu"}) == replace(PROFILES["tiny"], device="cpu")
+    profiles._device.cache_clear()
+    monkeypatch.setattr(torch.cuda, "mem_get_info", fails)
+    assert load_profile({}) == PROFILES["tiny"]
+    assert choose(profiles._device()) == ("tiny", "the GPU's free memory cannot be read")
+
+
+def fails(*_):
+    raise RuntimeError("CUDA error: out of memory")
+
+
+def test_a_process_of_a_launch_describes_its_own_gpu(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    gpu(monkeypatch, 80)
+    taken = []
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    for describes in ("get_device_name", "mem_get_info", "is_bf16_supported"):
+        before = getattr(torch.cuda, describes)
+        monkeypatch.setattr(torch.cuda, describes, lambda *a, before=before, **k: taken == [1] and before(*a, **k))
+    assert load_profile({}) == PROFILES["full"]
 
 
 def test_the_chapter_that_needs_most_decides_and_a_tenth_stays_spare(monkeypatch):
@@ -130,7 +152,7 @@ def test_the_matrices_that_get_an_adapter_for_rating_are_those_of_a_qwen2(name):
 def test_every_field_is_replaced_by_the_environment_variable_of_its_name(field):
     before = getattr(PROFILES["tiny"], field)
     after = {bool: not before, int: 7, float: 0.25, str: "elsewhere"}[type(before)]
-    after = "bfloat16" if field == "dtype" else after
+    after = {"dtype": "bfloat16", "device": "cpu", "score_form": "chat"}.get(field, after)
     changed = load_profile({"COOKBOOK_PROFILE": "tiny", f"COOKBOOK_{field.upper()}": str(after)})
     assert getattr(changed, field) == after and type(getattr(changed, field)) is type(before)
     assert replace(changed, **{field: before}) == PROFILES["tiny"]  # and nothing else changed
@@ -163,7 +185,7 @@ def test_the_cores_are_shared_by_the_processes_of_a_launch(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("variables", "seen"), [({}, "0"), ({"CUDA_VISIBLE_DEVICES": "2"}, "2"), ({"LOCAL_RANK": "0"}, None)]
+    ("variables", "seen"), [({}, "0"), ({"CUDA_VISIBLE_DEVICES": "2,3"}, "2"), ({"LOCAL_RANK": "0"}, None)]
 )
 def test_a_notebook_takes_one_gpu_and_a_launch_all(variables, seen, monkeypatch, capsys, threads_kept):
     """With several in sight, Trainer would wrap the model in DataParallel and multiply the batch."""
@@ -180,11 +202,6 @@ def test_a_notebook_takes_one_gpu_and_a_launch_all(variables, seen, monkeypatch,
 # ----- bad values
 
 
-def test_an_unknown_profile_is_refused_with_those_that_exist():
-    with pytest.raises(ValueError, match=r"^COOKBOOK_PROFILE='huge': no such profile; there are tiny, small, full$"):
-        load_profile({"COOKBOOK_PROFILE": "huge"})
-
-
 @pytest.mark.parametrize("unknown", ["COOKBOOK_LERNING_RATE", "COOKBOOK_NAME", "COOKBOOK_TORCH_DEVICE"])
 def test_an_unknown_field_is_refused_with_those_that_exist(unknown):
     with pytest.raises(ValueError) as error:
@@ -197,18 +214,50 @@ def test_an_unknown_field_is_refused_with_those_that_exist(unknown):
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [
-        ("EPOCHS", "three", "COOKBOOK_EPOCHS='three': should be a whole number"),
-        ("EPOCHS", "1.5", "COOKBOOK_EPOCHS='1.5': should be a whole number"),
-        ("EPOCHS", "", "COOKBOOK_EPOCHS='': should be a whole number"),
-        ("LEARNING_RATE", "2e-", "COOKBOOK_LEARNING_RATE='2e-': should be a number"),
-        ("PACKED", "maybe", "COOKBOOK_PACKED='maybe': should be 1 or 0"),
-        ("DTYPE", "fp16", "COOKBOOK_DTYPE='fp16': should be one of float32, bfloat16, float16"),
+        *[
+            ("EPOCHS", value, "a whole number from 1, below 2**31")
+            for value in ("three", "1.5", "", "0", "-1", "1" * 5000)
+        ],
+        ("TRAIN_BATCH_SIZE", "0", "a whole number from 1, below 2**31"),
+        ("QA_ROWS", "-1", "a whole number from 0, below 2**31"),
+        ("SEED", str(2**31), "a whole number from 0, below 2**31"),
+        *[("QA_LEARNING_RATE", value, "a number above 0") for value in ("2e-", "0", "-1e-4", "nan", "inf")],
+        ("PACKED", "maybe", "1 or 0"),
+        ("DTYPE", "fp16", "one of float32, bfloat16, float16"),
+        ("SCORE_FORM", "Plain", "one of plain, alpaca, chat"),
+        ("CAUSAL_LM", " ", "a name or path"),
     ],
 )
-def test_a_value_of_the_wrong_type_is_refused_with_the_right_one(variable, value, message):
+def test_a_value_that_a_field_cannot_take_is_refused_with_what_it_can(variable, value, message):
     with pytest.raises(ValueError) as error:
         load_profile({"COOKBOOK_PROFILE": "tiny", f"COOKBOOK_{variable}": value})
-    assert str(error.value) == message
+    assert str(error.value) == f"COOKBOOK_{variable}={value!r}: should be {message}"
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_a_profiles_own_values_are_within_the_limits(name):
+    own = {f"COOKBOOK_{field.upper()}": str(getattr(PROFILES[name], field)) for field in FIELDS}
+    assert load_profile({"COOKBOOK_PROFILE": name, **own}) == PROFILES[name]
+    assert profiles.CHOICES["score_form"] == (*scoring.FORMS, "chat")
+
+
+@pytest.mark.parametrize(
+    ("seen", "device", "message"),
+    [
+        (None, "cuda", "auto or cpu; torch finds no GPU with CUDA_VISIBLE_DEVICES=''"),
+        ("0", "gpu", "auto or cpu; torch finds no GPU"),
+        ("0,1", "gpu", "auto, cuda or cpu"),
+        ("0,1", "xpu", "auto, cuda or cpu"),
+        ("0,1", "", "auto, cuda or cpu"),
+        ("0,1", "cuda:1", "cuda, with CUDA_VISIBLE_DEVICES=1: Trainer takes the first GPU that it sees"),
+    ],
+)
+def test_a_device_that_is_not_there_or_that_trainer_would_not_take_is_refused(monkeypatch, seen, device, message):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: "," in (seen or ""))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen or "")
+    with pytest.raises(ValueError) as error:
+        load_profile({"COOKBOOK_PROFILE": "tiny", "COOKBOOK_DEVICE": device})
+    assert str(error.value) == f"COOKBOOK_DEVICE={device!r}: should be {message}"
 
 
 # ----- device, dtype, folders
@@ -327,18 +376,22 @@ def test_start_gives_its_own_reasons_where_nothing_is_set(monkeypatch, capsys, t
     assert lines["threads"] == "3 (one for each core this process may use); seed 42"
 
 
-def test_start_gives_the_numbers_that_chose_a_profile(monkeypatch, capsys, threads_kept):
-    """On the CPU, so that no GPU need be there: the profile is chosen by the GPU all the same."""
+@pytest.mark.parametrize(
+    ("variable", "device", "chosen", "reason"),
+    [
+        ("", "cuda", "small", "02 needs 8.8 GiB of 14.6 free, a tenth spare; full needs 40.1 in 02"),
+        ("full", "auto", "full", "COOKBOOK_PROFILE is set; 02 needs 40.1 GiB of 14.6 free"),
+        ("full", "cpu", "full", "COOKBOOK_PROFILE is set"),
+        ("tiny", "auto", "tiny", "COOKBOOK_PROFILE is set"),
+        ("", "cpu", "tiny", "COOKBOOK_DEVICE=cpu uses no GPU"),
+    ],
+)
+def test_the_reason_for_a_profile_tells_of_the_gpu_where_one_is_used(monkeypatch, variable, device, chosen, reason):
     gpu(monkeypatch, 14.6, bfloat16=False, name="Tesla T4")
-    monkeypatch.setenv("COOKBOOK_DEVICE", "cpu")
-    for variable, reason in (
-        ("", r"small \(02 needs 8.8 GiB of 14.6 free, a tenth spare; full needs 40.1 in 02\)"),
-        ("full", r"full \(COOKBOOK_PROFILE is set; 02 needs 40.1 GiB of 14.6 free\)"),
-        ("tiny", r"tiny \(COOKBOOK_PROFILE is set\)"),
-    ):
-        monkeypatch.setenv("COOKBOOK_PROFILE", variable)
-        profiles.start()
-        assert re.match(rf"profile  {reason}\ndevice   cpu", capsys.readouterr().out)
+    monkeypatch.setenv("COOKBOOK_PROFILE", variable)
+    monkeypatch.setenv("COOKBOOK_DEVICE", device)
+    profile = load_profile()
+    assert (profile.name, profiles.why_profile(profile)) == (chosen, reason)
 
 
 def test_the_device_line_says_why_16_bits_are_float16(monkeypatch):
@@ -350,14 +403,6 @@ def test_the_device_line_says_why_16_bits_are_float16(monkeypatch):
     )
     monkeypatch.setenv("COOKBOOK_DTYPE", "float16")
     assert profiles._why_device(load_profile()).endswith("; COOKBOOK_DTYPE is set")
-
-
-def test_a_device_that_is_set_is_no_reason_for_the_profile(monkeypatch, capsys, threads_kept):
-    monkeypatch.delenv("COOKBOOK_PROFILE")
-    monkeypatch.setenv("COOKBOOK_DEVICE", "cpu")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    profiles.start()
-    assert capsys.readouterr().out.splitlines()[0] == "profile  tiny (no CUDA device found)"
 
 
 def test_start_prints_neither_the_machines_name_nor_a_path(monkeypatch, capsys, threads_kept):

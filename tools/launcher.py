@@ -16,10 +16,10 @@ import re
 import signal
 import subprocess
 import sys
-from math import ceil
 from pathlib import Path
 
 import yaml
+from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
 from nbconvert import PythonExporter
 from torch.cuda import device_count as gpu_count
 
@@ -49,10 +49,28 @@ def export(notebook: Path, script: Path) -> Path:
 def config_file(name: str) -> Path:
     """The config at `name`. Raises RunError that lists those there are."""
     path = Path(name).resolve()
-    if not path.exists():
+    if not path.is_file():
         there = ", ".join(sorted(config.name for config in DEFAULT.parent.glob("*.yaml")))
         raise RunError(f"{name}: no such file; there are {there} in configs/")
     return path
+
+
+def read_config(path: Path) -> ClusterConfig:
+    """accelerate's settings as it reads them. Raises RunError for what it cannot read or would not take."""
+    try:
+        if not isinstance(yaml.safe_load(path.read_text(encoding="utf-8")), dict):
+            raise ValueError("no `name: value` lines")
+        settings = load_config_from_file(str(path))
+        if not isinstance(settings.distributed_type, str):
+            raise ValueError(f"distributed_type is {settings.distributed_type!r}; a name is right, 'NO' in quotes")
+        for name, least in (("num_machines", 1), ("machine_rank", 0)):
+            value = getattr(settings, name)
+            if type(value) is not int or value < least:
+                raise ValueError(f"{name} is {value!r}; a whole number from {least} is right")
+    except (ValueError, TypeError, yaml.YAMLError) as error:
+        why = " ".join(str(error).split())
+        raise RunError(f"{shown(path)} is no config for accelerate: {why}; {shown(DEFAULT)} is one") from None
+    return settings
 
 
 def check_gpus(config: Path, processes: int, device: str) -> None:
@@ -61,15 +79,16 @@ def check_gpus(config: Path, processes: int, device: str) -> None:
     Several on one GPU end in NCCL's "invalid usage" or wait for each other; FSDP without a GPU would run data parallel and not say
     so. Without a GPU, or with COOKBOOK_DEVICE=cpu (`device`), any number runs on the CPU.
     """
-    settings, gpus = yaml.safe_load(config.read_text(encoding="utf-8")), gpu_count()
-    if settings.get("distributed_type") == "FSDP" and not gpus:
+    settings, gpus = read_config(config), 0 if device == "cpu" else gpu_count()
+    if settings.distributed_type == "FSDP" and not gpus:
+        why = "COOKBOOK_DEVICE=cpu uses none" if device == "cpu" else "there is none here"
+        raise RunError(f"{shown(config)} shards a model over GPUs, and {why}; leave CONFIG out for data parallel")
+    here, over = divmod(processes, hosts := settings.num_machines)
+    if over:
+        raise RunError(f"NPROC={processes} over {hosts} hosts: should be a multiple of {hosts}, as many on each")
+    if gpus and here > gpus:
         raise RunError(
-            f"{shown(config)} shards a model over GPUs, and there is none here; leave CONFIG out for data parallel"
-        )
-    here = ceil(processes / settings.get("num_machines", 1))
-    if gpus and device != "cpu" and here > gpus:
-        raise RunError(
-            f"{here} processes on this host need {here} GPUs, one each, and it has {gpus}: NPROC={gpus} is right, "
+            f"{here} processes on this host need {here} GPUs, one each, and it has {gpus}: NPROC={gpus * hosts} is right, "
             "or COOKBOOK_DEVICE=cpu to run them on the CPU"
         )
 

@@ -38,7 +38,7 @@ def load_with_adapter(base: str, adapter: str | Path, dtype: torch.dtype, device
 
 
 def _load(model: str | Path, dtype: torch.dtype, device: torch.device):
-    cpu = "COOKBOOK_DEVICE=cpu for this notebook alone: the machine's own memory, slower"
+    cpu = "COOKBOOK_DEVICE=cpu for this notebook alone: the machine's own memory, slower (set COOKBOOK_PROFILE, else it is tiny)"
     with loading_advice("COOKBOOK_CAUSAL_LM", model, dtype, device, cpu):
         return AutoModelForCausalLM.from_pretrained(model, dtype=dtype, device_map={"": device})
 

@@ -171,9 +171,9 @@ def test_the_folder_holds_safetensors_tokenizer_template_and_settings_and_no_pic
         "chat_template.jinja",
         "merge.json",
     }
+    assert read_json(places["merged"] / "merge.json") == {
         "base": "base",
         "base_fingerprint": read_json(places["adapter"] / "run.json")["base_fingerprint"],
-        "base": "base",
         "adapter": fingerprint(places["adapter"]),
         "dtype": "torch.float32",
     }
