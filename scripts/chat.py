@@ -18,6 +18,7 @@ a rendered template with special tokens switched on doubles the BOS, or adds one
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -147,6 +148,15 @@ def encode(tokenizer, messages: list[dict]) -> dict[str, list[int]]:
     prompt = prompt_ids(tokenizer, messages[:-1])
     answer = [*_ids(tokenizer, messages[-1]["content"]), rules.end_id]
     return {"input_ids": prompt + answer, "completion_mask": [0] * len(prompt) + [1] * len(answer)}
+
+
+def listed(questions: Iterable[str]) -> list[str]:
+    """`questions` as a list; ValueError for what is no iterable of texts, a bare text included (it has many characters)."""
+    alone = isinstance(questions, str) or not isinstance(questions, Iterable)
+    texts = [questions] if alone else list(questions)
+    if wrong := [text for text in texts if alone or not isinstance(text, str)]:
+        raise ValueError(f"questions: {wrong[0]!r:.60}; a list of texts is right")
+    return texts
 
 
 def stop_ids(tokenizer, model=None) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -48,10 +47,7 @@ def answer(
 
     Raises ValueError for what is no list of texts, and for a question that chat.prompt_ids refuses.
     """
-    listed = isinstance(questions, Iterable) and not isinstance(questions, str)
-    wrong = [question for question in questions if not isinstance(question, str)] if listed else [questions]
-    if wrong:
-        raise ValueError(f"questions: {wrong[0]!r:.60}; a list of texts is right")
+    questions = chat.listed(questions)
     prompts = {question: chat.prompt_ids(tokenizer, question) for question in dict.fromkeys(questions)}
     longest_first = sorted(prompts, key=lambda question: len(prompts[question]), reverse=True)
     batches = [longest_first[start : start + batch_size] for start in range(0, len(prompts), batch_size)]

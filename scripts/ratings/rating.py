@@ -1,24 +1,26 @@
 """A distribution over scores from a causal language model, and what to read from it.
 
-A model that answers with a score, such as "9.7", gives every other score a probability too. Its tokens are read as a tree, shared by
-all candidates; "9.7" is three tokens of Qwen's tokenizer, and 9.6 and 9.7 part at the last:
+A model that answers with a score, such as "9.7", gives every other score a probability too. Its tokens are read as a
+tree, shared by all candidates; "9.7" is three tokens of Qwen's tokenizer, and 9.6 and 9.7 part at the last:
 
     prompt ─┬─ 9 ─── . ─┬─ 7        p(9.7) = p(9) · p(. | 9) · p(7 | 9.)
             │           └─ 6        p(9.6) = p(9) · p(. | 9) · p(6 | 9.)
             └─ 1 ─┬─ . ─── 3 ...
                   └─ 0 ─── . ─ 0
 
-The model reads the prompt once, and behind it the tree's inner tokens in the same pass: 22 of them stand for all 101 candidates. A
-mask lets each see the prompt and its own ancestors, and its position is its depth, so that each is read as if it stood there alone.
+The model reads the prompt once, and behind it the tree's inner tokens in the same pass: 22 of them stand for all 101
+candidates. A mask lets each see the prompt and its own ancestors, and its position is its depth, so that each is read
+as if it stood there alone.
 
-Words used here: a *candidate* is a score as text; its *probability* is the model's for its tokens, as a share of all candidates';
-*mass* is what the candidates have together, before that share is taken: a model that wants to say something else has little.
+Words used here: a *candidate* is a score as text; its *probability* is the model's for its tokens, as a share of all
+candidates'; *mass* is what the candidates have together, before that share is taken: a model that wants to say
+something else has little.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,18 +30,20 @@ from torch.nn.functional import linear
 
 from scripts import chat, likelihood
 from scripts.artifacts import fingerprint, journaled
+from scripts.models import identity
 
 SCORES = tuple(tenths / 10 for tenths in range(101))  # 0.0, 0.1, ..., 10.0
 
 
-# --- the candidates as a tree ---------------------------------------------------------------------------------------------
+# --- the candidates as a tree ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Tree:
-    """Candidates' token ids as a tree. Node 0 is the end of the prompt; the others are tokens that some candidate goes on behind.
+    """Candidates' token ids as a tree.
 
-    An edge leads from a node to a token: to another node, or to a candidate's end.
+    Node 0 is the end of the prompt; the others are tokens that some candidate goes on behind. An edge leads from a node
+    to a token: to another node, or to a candidate's end.
     """
 
     nodes: tuple[tuple[int, ...], ...]  # the tokens that lead to each node; () for node 0
@@ -48,9 +52,9 @@ class Tree:
 
     @classmethod
     def of(cls, tokenizer, candidates: Sequence[str]) -> Tree:
-        """The tree of these texts. Where the tokens of one begin those of another (1 and 10), a turn's end parts them.
+        """The tree of these texts; where one's tokens begin another's (1 and 10), the end of the turn parts them.
 
-        Raises ValueError for no candidates, a text that stands twice, one that has no tokens, and two with the same tokens.
+        Raises ValueError for no candidates, a text without tokens, and two with the same tokens.
         """
         if not candidates:
             raise ValueError("no candidates; a distribution needs at least one")
@@ -75,12 +79,12 @@ class Tree:
         return torch.tensor([[a[: len(b)] == b for b in inner] for a in inner]).reshape(len(inner), len(inner))
 
 
-# --- one pass -------------------------------------------------------------------------------------------------------------
+# --- one pass --------------------------------------------------------------------------------------------------------
 
 
 @torch.inference_mode()
 def _edges(model, prompts: list[tuple[int, ...]], tree: Tree, constrained: bool) -> torch.Tensor:
-    """Log-probability of each edge's token where the edge starts from, (batch, edges): among all tokens, or among the tree's."""
+    """Log-probability of each edge's token behind its node, (batch, edges): among all tokens, or among the tree's."""
     ids, positions, sees = (part.to(model.device) for part in _inputs(prompts, tree))
     hides = torch.zeros(sees.shape, dtype=model.dtype, device=model.device)
     hides.masked_fill_(~sees, torch.finfo(model.dtype).min)
@@ -97,7 +101,7 @@ def _edges(model, prompts: list[tuple[int, ...]], tree: Tree, constrained: bool)
 
 
 def _inputs(prompts: list[tuple[int, ...]], tree: Tree) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Token ids and positions (batch, width), and who sees whom (batch, 1, width, width): prompts padded on the left, the tree behind."""
+    """Ids and positions (batch, width), and who sees whom (batch, 1, width, width); prompts are padded on the left."""
     longest, inner = max(map(len, prompts)), len(tree.nodes) - 1
     width = longest + inner
     ids = torch.zeros(len(prompts), width, dtype=torch.long)
@@ -115,7 +119,8 @@ def _inputs(prompts: list[tuple[int, ...]], tree: Tree) -> tuple[torch.Tensor, t
 
 
 def _logits(model, inputs: dict, nodes: int, tokens: torch.Tensor, constrained: bool) -> tuple:
-    """Logits of `tokens` at the last `nodes` positions, (batch, nodes, tokens); the log of the whole vocabulary's sum, (batch, nodes)."""
+    """Logits of `tokens` at the last `nodes` positions, (batch, nodes, tokens), and of the whole vocabulary their
+    logsumexp, (batch, nodes), or None where nobody needs it."""
     if likelihood.changes_logits(model):  # only the model's own forward pass knows how
         logits = model(**inputs, logits_to_keep=nodes).logits.float()
         return logits[..., tokens], logits.logsumexp(-1)
@@ -130,13 +135,13 @@ def _logits(model, inputs: dict, nodes: int, tokens: torch.Tensor, constrained: 
     return logits.view(*hidden.shape[:2], -1), total.view(hidden.shape[:2])
 
 
-# --- many questions ---------------------------------------------------------------------------------------------------------
+# --- many questions --------------------------------------------------------------------------------------------------
 
 
 def distribution(
     model,
     tokenizer,
-    questions: Sequence[str],
+    questions: Iterable[str],
     scores: Sequence[float] = SCORES,
     *,
     batch_size: int = 64,
@@ -146,23 +151,26 @@ def distribution(
 ) -> Ratings:
     """How likely the model answers each question with each of `scores` (written with one decimal).
 
-    A score's probability is that the answer begins with its text, as a share of what all scores have together; so it equals scoring
-    each candidate by itself and dividing by the sum. `constrained` asks instead how likely a decoding that is held to the scores ends
-    at each: at every token, what leads to no score is left out first. That needs a few rows of the head instead of all, and is
-    the same where the model puts all its mass on scores.
+    A score's probability is that the answer begins with its text, as a share of what all scores have together; so it
+    equals scoring each candidate by itself and dividing by the sum. `constrained` asks instead how likely a decoding
+    that is held to the scores ends at each: at every token, what leads to no score is left out first. That needs a few
+    rows of the head instead of all, and is the same where the model puts all its mass on scores.
 
-    Questions are sorted by length; each is asked once. With a `journal` (a folder) each batch is on disk when the next begins, and a
-    killed run goes on behind the last one, to the same result. Under `accelerate launch` the processes share the batches.
+    Questions are sorted by length; each is asked once. With a `journal` (a folder) each batch is on disk when the next
+    begins, and a killed run goes on behind the last one, to the same result. Under `accelerate launch` the processes
+    share the batches.
 
-    Attention must be one that takes a mask of its own (eager or sdpa, not flash attention). Raises ValueError for no questions, an empty
-    one (chat.prompt_text says which), flash attention, a question longer than a sliding window, and candidates that cannot be told apart.
+    Attention must be one that takes a mask of its own (eager or sdpa, not flash attention). Raises ValueError for what
+    is no list of texts, no questions, one that chat.prompt_ids refuses, flash attention, a question longer than a
+    sliding window, and candidates that cannot be told apart.
     """
     attention = model.config._attn_implementation or ""
     if "flash" in attention:
         raise ValueError(
             f"attention is {attention!r}, which takes no mask of a tree; load with attn_implementation='sdpa'"
         )
-    if not len(questions):
+    questions = chat.listed(questions)
+    if not questions:
         raise ValueError("no questions; at least one is right")
     model.eval()
     tree = Tree.of(tokenizer, [f"{score:.1f}" for score in scores])
@@ -176,7 +184,7 @@ def distribution(
             "the tree's mask knows no window, so ask shorter questions"
         )
     batches = [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
-    made_of = fingerprint(likelihood.model_identity(model), ordered, batch_size, tree.edges, tree.paths, constrained)
+    made_of = fingerprint(identity(model), ordered, batch_size, tree.edges, tree.paths, constrained) if journal else ""
     found = journaled(
         batches,
         lambda batch: _rated(_edges(model, batch, tree, constrained), tree),
@@ -223,15 +231,15 @@ class Ratings:
         return len(self.probability)
 
     def mean(self) -> np.ndarray:
-        """The expected score: of all single numbers the one with the least expected squared error."""
+        """The expected score: of all numbers the least expected squared error."""
         return self.probability @ self.scores
 
     def median(self) -> np.ndarray:
-        """The score with as much probability above as below: of all single numbers the one with the least expected absolute error."""
+        """The score with as much probability above as below: of all numbers the least expected absolute error."""
         return self.quantile(0.5)
 
     def mode(self) -> np.ndarray:
-        """The likeliest score: of all single numbers the one that is most often exactly right."""
+        """The likeliest score: of all numbers the one that is most often exactly right."""
         return self.scores[self.probability.argmax(1)]
 
     def spread(self) -> np.ndarray:
@@ -245,7 +253,7 @@ class Ratings:
         return self.scores[np.where(reached.any(1), reached.argmax(1), len(self.scores) - 1)]
 
     def interval(self, share: float) -> tuple[np.ndarray, np.ndarray]:
-        """Lower and upper score of the central interval that holds at least `share` of the probability, as much beyond each end."""
+        """Lower and upper score that hold at least `share` of the probability, with as much of the rest beyond each."""
         if not 0 < share < 1:
             raise ValueError(f"share {share}: a share between 0 and 1, such as 0.8, is right")
         return self.quantile((1 - share) / 2), self.quantile((1 + share) / 2)
@@ -253,8 +261,8 @@ class Ratings:
     def below(self, truth: Sequence[float], rng: np.random.Generator) -> np.ndarray:
         """Probability of a score below the true one, and a random part of that of the true one itself; (questions,).
 
-        Where the distributions say what they should, these are spread evenly over 0..1 (the randomized probability integral
-        transform; Czado, Gneiting and Held 2009, doi.org/10.1111/j.1541-0420.2009.01191.x).
+        Where the distributions say what they should, these are spread evenly over 0..1 (the randomized probability
+        integral transform; Czado, Gneiting and Held 2009, doi.org/10.1111/j.1541-0420.2009.01191.x).
         """
         truth = np.asarray(truth, float)[:, None]
         under = (self.probability * (self.scores < truth - 1e-9)).sum(1)
@@ -263,12 +271,14 @@ class Ratings:
 
 
 def conformal_margin(low: Sequence[float], high: Sequence[float], truth: Sequence[float], share: float) -> float:
-    """By how many points intervals must grow at each end (below 0: may shrink) to hold `share` of new rows like these.
+    """By how many points must intervals grow at each end (below 0: shrink) to hold `share` of new rows like these?
 
-    Split conformal prediction with intervals to start from (Romano, Patterson and Candès 2019, arxiv.org/abs/1905.03222): the
-    (n + 1) share-th smallest of how far the truth lies outside its interval. The rows must not have been trained on.
+    Split conformal prediction with intervals to start from (Romano, Patterson and Candès 2019,
+    arxiv.org/abs/1905.03222): the (n + 1) share-th smallest of how far the truth lies outside its interval. The rows
+    must not have been trained on.
 
-    Raises ValueError for too few rows to promise `share` (0.8 needs four), unequal lengths, and values that are not finite.
+    Raises ValueError for too few rows to promise `share` (0.8 needs four), unequal lengths, and values that are not
+    finite.
     """
     low, high, truth = (np.asarray(part, float) for part in (low, high, truth))
     if not len(low) == len(high) == len(truth):
