@@ -561,11 +561,11 @@ def _trigrams(text: str) -> set[str]:
     return {text[start : start + 3] for start in range(max(1, len(text) - 2))}
 
 
-def reliability(confidence: Iterable[float], correct: Iterable[bool], bins: int | Sequence[float] = 10) -> pd.DataFrame:
+def reliability(confidence: Iterable[float], correct: Iterable[bool], bins: int = 10) -> pd.DataFrame:
     """Is what the model is 90 % sure of right 9 times in 10? DataFrame, a row for each range of confidence.
 
-    `confidence` holds a probability for each question, `correct` whether its answer was right; `bins` is a number of
-    equally wide ranges of 0..1, or their edges, rising from 0 to 1. A range holds its upper edge, the first also 0.
+    `confidence` holds a probability for each question, `correct` whether its answer was right; `bins` is the number of
+    equally wide ranges of 0..1. A range holds its upper edge, the first also 0.
 
     Columns: bin ("0.9 to 1"), questions, confidence (their mean), correct (share that is), gap (confidence - correct:
     above 0 too sure, below 0 too modest); NaN in a range without a question. `attrs["ece"]` is the expected calibration
@@ -582,9 +582,7 @@ def reliability(confidence: Iterable[float], correct: Iterable[bool], bins: int 
             raise ValueError(f"confidence, row {row}: a probability in 0..1 is needed, got {value}")
         if right not in (True, False):
             raise ValueError(f"correct, row {row}: True or False is needed, got {right!r}")
-    edges = np.linspace(0, 1, bins + 1) if isinstance(bins, int) else np.asarray(bins, float)
-    if len(edges) < 2 or edges[0] != 0 or edges[-1] != 1 or not (np.diff(edges) > 0).all():
-        raise ValueError(f"bins: a number from 1 on, or edges that rise from 0 to 1, are needed, got {bins!r}")
+    edges = np.linspace(0, 1, bins + 1)
     names = [f"{low:.3g} to {high:.3g}" for low, high in pairwise(edges)]
     rows = pd.DataFrame({"confidence": confidence, "correct": np.array(correct, float)})
     groups = rows.groupby(pd.cut(confidence, edges, labels=names, include_lowest=True), observed=False)

@@ -1,11 +1,10 @@
-"""How good are answers that are numbers, such as the score of a title, and does a confidence keep its word?
+"""How good are answers that are numbers, such as the score of a title?
 
 | metric             | per    | rewards                           | misleads                                      |
 |--------------------|--------|-----------------------------------|-----------------------------------------------|
 | `regression`       | corpus | a number near the true one        | scores lie close: the mean for all looks good |
 | `regression_draws` | draw   | as `regression`, with its spread  | rows that repeat a title make it too narrow   |
 | `ranking`          | group  | the best titles put first         | 9.9, 9.8 for 3.1, 3.0: as good as the truth   |
-| `reliability`      | corpus | a confidence that keeps its word  | always unsure and half right is perfect       |
 """
 
 from __future__ import annotations
@@ -17,15 +16,7 @@ from numbers import Integral, Real
 import numpy as np
 import pandas as pd
 from scipy.stats import kendalltau, spearmanr
-from sklearn.metrics import (
-    average_precision_score,
-    mean_absolute_error,
-    mean_squared_error,
-    median_absolute_error,
-    ndcg_score,
-    r2_score,
-    root_mean_squared_error,
-)
+from sklearn.metrics import average_precision_score, ndcg_score, r2_score
 
 from scripts.metrics import check_same_length
 
@@ -60,7 +51,7 @@ def _number_pair(predicted, true, name="predicted"):
 # A number is predicted
 # ---------------------------------------------------------------------------------------------------------------------
 def regression(predicted: Iterable[float], true: Iterable[float]) -> dict[str, float]:
-    """How far are predicted numbers from the true ones? Nine figures by scikit-learn and SciPy, by name.
+    """How far are predicted numbers from the true ones? Nine figures by name.
 
     name        unit            what it is, and what it punishes
     MAE         points          mean size of the error: every point alike, one miss of 4 as four of 1
@@ -89,32 +80,28 @@ def regression(predicted: Iterable[float], true: Iterable[float]) -> dict[str, f
     >>> figures["MAE"], figures["MSE"], figures["median AE"], figures["within 0.5"], figures["within 1.0"]
     (1.25, 2.125, 1.0, 0.25, 0.75)
     """
-    predicted, true = _number_pair(predicted, true)
-    return {
-        "MAE": float(mean_absolute_error(true, predicted)),
-        "MSE": float(mean_squared_error(true, predicted)),
-        "RMSE": float(root_mean_squared_error(true, predicted)),
-        "R2": float(r2_score(true, predicted)) if np.ptp(true) else math.nan,
-        "median AE": float(median_absolute_error(true, predicted)),
-        "within 0.5": _share_within(predicted - true, 0.5).item(),
-        "within 1.0": _share_within(predicted - true, 1.0).item(),
-        **_correlations(predicted, true),
+    return _regression(*_number_pair(predicted, true))
+
+
+def _regression(predicted, true):
+    """`regression` of two checked arrays."""
+    errors = np.abs(predicted - true)
+    mse = np.square(errors).mean()
+    figures = {
+        "MAE": errors.mean(),
+        "MSE": mse,
+        "RMSE": np.sqrt(mse),
+        "R2": r2_score(true, predicted) if np.ptp(true) else math.nan,
+        "median AE": np.median(errors),
+        "within 0.5": (errors <= 0.5 + ROUNDING).mean(),
+        "within 1.0": (errors <= 1.0 + ROUNDING).mean(),
+        "Spearman": math.nan,
+        "Kendall": math.nan,
     }
-
-
-def _share_within(errors, points):
-    """Share of the errors, (..., rows), that are at most so many points: array (...)."""
-    return (np.abs(errors) <= points + ROUNDING).mean(axis=-1)
-
-
-def _correlations(predicted, true):
-    """Spearman's and Kendall's by name; NaN, without SciPy's warning, where one side is constant."""
-    if not np.ptp(predicted) or not np.ptp(true):
-        return {"Spearman": math.nan, "Kendall": math.nan}
-    return {
-        "Spearman": float(spearmanr(predicted, true).statistic),
-        "Kendall": float(kendalltau(predicted, true).statistic),
-    }
+    if np.ptp(predicted) and np.ptp(true):  # else SciPy warns
+        figures["Spearman"] = spearmanr(predicted, true).statistic
+        figures["Kendall"] = kendalltau(predicted, true).statistic
+    return {name: float(figure) for name, figure in figures.items()}
 
 
 def regression_draws(
@@ -123,16 +110,16 @@ def regression_draws(
     """How sure are the figures of `regression`? They again, on `resamples` bootstrap resamples of the rows.
 
     A resample has as many rows as `true`, drawn with replacement, for every predictor alike: draw i holds the
-    rows `np.random.default_rng(seed).integers(rows, size=(resamples, rows))[i]`. So the columns of a draw are
-    paired, and a difference of two is freed of what easy and hard rows do to both.
+    rows `np.random.default_rng(seed).integers(rows, size=(resamples, rows))[i]`, as `scipy.stats.bootstrap` draws
+    them. So the columns of a draw are paired, and a difference of two is freed of what easy and hard rows do to both.
 
     DataFrame, a row for each draw, columns (predictor, metric). `draws.quantile([0.025, 0.975])` holds each
     figure's 95 % interval, `(draws["a", "MAE"] - draws["b", "MAE"]).quantile([0.025, 0.975])` that of a
     difference. `quantile` leaves out NaN, the draws in which a figure cannot be computed (see `regression`).
 
-    Rows must be independent: where one title stands in several, the intervals are too narrow. Memory: a few
-    arrays of resamples x rows numbers of 8 bytes. Raises ValueError as `regression` does, for no predictor,
-    and for less than one resample. Source: Efron 1979, doi.org/10.1214/aos/1176344552.
+    Rows must be independent: where one title stands in several, the intervals are too narrow. Raises ValueError as
+    `regression` does, for no predictor, and for less than one resample. Source: Efron 1979,
+    doi.org/10.1214/aos/1176344552.
 
     >>> draws = regression_draws({"a": [8, 7, 9], "b": [7, 6, 8]}, [8, 7, 9], resamples=4)
     >>> (draws["b", "MAE"] - draws["a", "MAE"]).tolist()
@@ -145,27 +132,11 @@ def regression_draws(
     true = list(true)
     pairs = {name: _number_pair(values, true, f"predictions[{name!r}]") for name, values in predictions.items()}
     rows = np.random.default_rng(seed).integers(len(true), size=(resamples, len(true)))
-    draws = {name: _draws(predicted[rows], truth[rows]) for name, (predicted, truth) in pairs.items()}
+    draws = {
+        name: pd.DataFrame([_regression(predicted[drawn], truth[drawn]) for drawn in rows])
+        for name, (predicted, truth) in pairs.items()
+    }
     return pd.concat(draws, axis=1, names=["predictor", "metric"]).rename_axis("draw")
-
-
-def _draws(predicted, true):
-    """`regression` for each line of two arrays (draws, rows), the errors of all lines at once: DataFrame."""
-    errors = predicted - true
-    sizes = np.abs(errors)
-    mse = (errors**2).mean(axis=1)
-    variance = np.where(np.ptp(true, axis=1) == 0, np.nan, true.var(axis=1))
-    return pd.DataFrame(
-        {
-            "MAE": sizes.mean(axis=1),
-            "MSE": mse,
-            "RMSE": np.sqrt(mse),
-            "R2": 1 - mse / variance,
-            "median AE": np.median(sizes, axis=1),
-            "within 0.5": _share_within(errors, 0.5),
-            "within 1.0": _share_within(errors, 1.0),
-        }
-    ).join(pd.DataFrame([_correlations(*draw) for draw in zip(predicted, true, strict=True)]))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -245,8 +216,3 @@ def _ranking_of_group(predicted, true, relevant, k):
     else:  # scikit-learn: 0
         reasons.append("every true score is 0")
     return len(true), ndcg, average_precision, "; ".join(reasons)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# A confidence is given
-# ---------------------------------------------------------------------------------------------------------------------
