@@ -311,10 +311,7 @@ def score_text(score: float) -> str:
 def messages(frame: pd.DataFrame) -> list[list[dict[str, str]]]:
     """A chat for each row (introduce, title, score): the user asks, the assistant gives the score."""
     return [
-        [
-            {"role": "user", "content": question(introduce, title)},
-            {"role": "assistant", "content": score_text(score)},
-        ]
+        [{"role": "user", "content": question(introduce, title)}, {"role": "assistant", "content": score_text(score)}]
         for introduce, title, score in zip(frame["introduce"], frame["title"], frame["score"], strict=True)
     ]
 

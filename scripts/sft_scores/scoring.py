@@ -1,4 +1,4 @@
-"""Five scores that rate SFT rows by how likely a model finds their texts (scripts/likelihood.py): perplexities and what is made of them.
+"""Five scores that rate SFT rows by how likely a model finds their texts: perplexities and what is made of them.
 
 Words used here, for a row with instruction, input and output:
 
@@ -7,11 +7,12 @@ Words used here, for a row with instruction, input and output:
     loss         mean negative log-likelihood of a text's tokens, in nats per token
     perplexity   PPL = exp(loss): how many equally likely tokens the model was, on average, torn between
 
-The first token of a text has nothing before it to be predicted from. Here a start token stands there (the tokenizer's BOS; where it has
-none, its EOS, as lm-evaluation-harness does it), so that PPL(y) and PPL(y|x) speak of the same tokens. `start="none"` leaves that first
-token out, as the published IFD code does.
+The first token of a text has nothing before it to be predicted from. Here a start token stands there (the tokenizer's
+BOS; where it has none, its EOS, as lm-evaluation-harness does it), so that PPL(y) and PPL(y|x) speak of the same
+tokens. `start="none"` leaves that first token out, as the published IFD code does.
 
-From the shell, over a file of one's own (resumable; `accelerate launch --multi_gpu -m scripts.sft_scores ...` shares it among devices):
+From the shell, over a file of one's own (resumable; `accelerate launch --multi_gpu -m scripts.sft_scores ...` shares it
+among devices):
 
     python -m scripts.sft_scores rows.jsonl --model Qwen/Qwen2.5-3B-Instruct --out outputs/scores
 """
@@ -37,23 +38,25 @@ from scripts.likelihood import Request, losses
 from scripts.profiles import load_profile, quiet, shown
 from scripts.sft_scores import triplets
 
-# --- prompts --------------------------------------------------------------------------------------------------------------
+# --- prompts ---------------------------------------------------------------------------------------------------------
+
+
+BETWEEN = "\n\n"  # between a system's turn, a solved example, and the row itself
 
 
 @dataclass(frozen=True)
 class Form:
-    """How a row is written as a prompt, with `{instruction}`, `{input}` and `{output}` filled in; the response follows directly."""
+    """How a row is written as a prompt: `{instruction}`, `{input}`, `{output}` are filled in; the response follows."""
 
     zero_shot: str
     zero_shot_input: str  # the same for a row with an input
     reversed: str
     reversed_input: str
-    between: str = "\n\n"  # between a solved example and the row itself
 
     def prompt(self, row: dict) -> str:
-        """The zero-shot prompt: what stands before the response, a system's turn (where the row has one) at its head."""
+        """The zero-shot prompt, which stands before the response; a system's turn, where the row has one, at its head."""
         prompt = (self.zero_shot_input if row["input"] else self.zero_shot).format_map(row)
-        return f"{row['system']}{self.between}{prompt}" if row.get("system") else prompt
+        return f"{row['system']}{BETWEEN}{prompt}" if row.get("system") else prompt
 
     def reverse(self, row: dict) -> str:
         """What stands before the instruction, when it is to be told from input and response."""
@@ -69,12 +72,14 @@ FORMS = {
     ),
     # The zero-shot wording is Stanford Alpaca's, which the published IFD tools use. The others go with it.
     "alpaca": Form(
-        zero_shot="Below is an instruction that describes a task. Write a response that appropriately completes the request."
-        "\n\n### Instruction:\n{instruction}\n\n### Response:",
-        zero_shot_input="Below is an instruction that describes a task, paired with an input that provides further context. "
+        zero_shot="Below is an instruction that describes a task. "
         "Write a response that appropriately completes the request."
+        "\n\n### Instruction:\n{instruction}\n\n### Response:",
+        zero_shot_input="Below is an instruction that describes a task, paired with an input that provides further "
+        "context. Write a response that appropriately completes the request."
         "\n\n### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:",
-        reversed="Below is the response to an instruction. Write the instruction.\n\n### Response:\n{output}\n\n### Instruction:",
+        reversed="Below is the response to an instruction. Write the instruction."
+        "\n\n### Response:\n{output}\n\n### Instruction:",
         reversed_input="Below are an input and the response to an instruction about it. Write the instruction."
         "\n\n### Input:\n{input}\n\n### Response:\n{output}\n\n### Instruction:",
     ),
@@ -82,11 +87,11 @@ FORMS = {
 
 
 class Prompts:
-    """Token ids of a row's prompts: of a form's text behind the start token, or of the model's own chat template (form "chat").
+    """Token ids of a row's prompts: a form's text behind the start token, or the model's chat template (form "chat").
 
-    `start` is "auto" (BOS, else EOS), "bos", "eos" or "none". A chat prompt begins with what the template writes first. `end` is the
-    token that ends a response: EOS, or what ends a turn in the template. Raises ValueError for a form or start that does not exist, or
-    that the tokenizer has no token or template for.
+    `start` is "auto" (BOS, else EOS), "bos", "eos" or "none". A chat prompt begins with what the template writes first.
+    `end` is the token that ends a response: EOS, or what ends a turn in the template. Raises ValueError for a form or
+    start that does not exist, or that the tokenizer has no token or template for.
     """
 
     def __init__(self, tokenizer, form: str = "plain", start: str = "auto"):
@@ -124,8 +129,7 @@ class Prompts:
         if self.form == "chat":
             answered = [_user(example), {"role": "assistant", "content": example["output"]}]
             return self._chat([*_system(row), *answered, _user(row)])
-        between = FORMS[self.form].between
-        return self.prompt(example) + self.text(example["output"]) + self.text(between + FORMS[self.form].prompt(row))
+        return self.prompt(example) + self.text(example["output"]) + self.text(BETWEEN + FORMS[self.form].prompt(row))
 
     def reverse(self, row: dict) -> tuple[int, ...]:
         """Ids of what stands before the instruction when it is to be told from the response."""
@@ -145,9 +149,9 @@ def _user(row: dict) -> dict:
     return {"role": "user", "content": "\n".join(part for part in (row["instruction"], row["input"]) if part)}
 
 
-# --- scores ---------------------------------------------------------------------------------------------------------------
+# --- scores ----------------------------------------------------------------------------------------------------------
 
-# Column -> what it is. A `_ratio` is of mean losses (Cherry LLM's IFD), the column without it of perplexities (Superfiltering's).
+# Column -> what it is. A `_ratio` is of mean losses (Cherry LLM's IFD), else of perplexities (Superfiltering's).
 SCORES = {
     "prompt_ppl": "PPL(x)",
     "response_ppl": "PPL(y|x)",
@@ -175,11 +179,13 @@ def score(
 ) -> pd.DataFrame:
     """One line for each of `rows` (as triplets.load gives them), in their order: every score, and what it was made of.
 
-    Columns: id, task, those of SCORES, `<text>_loss` in nats per token and `<text>_tokens` scored for each of LOSSES, `one_shot_pairs`
-    (how many other rows the example was tried on, at most `shots`, drawn by `seed`), `truncated_tokens` (of the response, for want of
-    room in `max_length` tokens, by default the model's window), `reason` (why a score is NaN; empty where none is).
+    Columns: id, task, those of SCORES, `<text>_loss` in nats per token and `<text>_tokens` scored for each of LOSSES,
+    `one_shot_pairs` (how many other rows the example was tried on, at most `shots`, drawn by `seed`),
+    `truncated_tokens` (of the response, for want of room in `max_length` tokens, by default the model's window),
+    `reason` (why a score is NaN; empty where none is).
 
-    A response that is cut is cut alike in PPL(y|x), PPL(y) and the one-shot pairs. `journal` makes a run resumable, as in `losses`.
+    A response that is cut is cut alike in PPL(y|x), PPL(y) and the one-shot pairs. `journal` makes a run resumable, as
+    in `losses`. Raises ValueError as `Prompts` does.
     """
     window = max_length or min(model.config.get_text_config().max_position_embeddings, tokenizer.model_max_length)
     sheet = _Sheet(Prompts(tokenizer, form, start), window)
@@ -251,7 +257,7 @@ class _Sheet:
         return len(self.requests) - 1
 
     def ask_pairs(self, rows: Sequence[dict], shots: int, seed: int) -> None:
-        """Each row as the example for up to `shots` others of its task, drawn anew for each row by `seed` and its number."""
+        """Each row as the example for up to `shots` others of its task, drawn for each row by `seed` and its number."""
         of_task = defaultdict(list)
         for number, row in enumerate(rows):
             if (number, "response") in self.place:
@@ -321,10 +327,8 @@ def _table(rows: Sequence[dict], sheet: _Sheet, found: np.ndarray) -> pd.DataFra
     table["one_shot_gain"] = np.array([_mean(some) for some in gains], dtype=float)
     table["one_shot_pairs"] = np.array([len(some) for some in gains], dtype=int)
     for text in LOSSES:
-        table[f"{text}_loss"], table[f"{text}_tokens"] = (
-            np.where(np.isfinite(loss[text]), loss[text], np.nan),
-            tokens[text],
-        )
+        table[f"{text}_loss"] = np.where(np.isfinite(loss[text]), loss[text], np.nan)
+        table[f"{text}_tokens"] = tokens[text]
     table["truncated_tokens"] = [sheet.truncated[number] for number in range(len(rows))]
     table["reason"] = ["; ".join(sheet.reasons[number]) for number in range(len(rows))]
     return table
@@ -336,9 +340,8 @@ def _finite(name: str, formula: Callable, parts: list[np.ndarray], reasons: dict
         values = formula(*parts)
     wrong = np.isfinite(np.stack(parts)).all(0) & ~np.isfinite(values)
     for number in np.flatnonzero(wrong):
-        reasons[number].append(
-            f"{name}: {values[number]} from losses of {', '.join(f'{part[number]:.4g}' for part in parts)}"
-        )
+        made_of = ", ".join(f"{part[number]:.4g}" for part in parts)
+        reasons[number].append(f"{name}: {values[number]} from losses of {made_of}")
     return np.where(np.isfinite(values), values, np.nan)
 
 
@@ -356,11 +359,11 @@ def _mean(values: np.ndarray) -> float:
     return float(values.mean()) if len(values) else math.nan
 
 
-# --- files ----------------------------------------------------------------------------------------------------------------
+# --- files -----------------------------------------------------------------------------------------------------------
 
 
 def write_table(table: pd.DataFrame, folder: str | Path) -> list[Path]:
-    """`table` as scores.parquet and scores.csv (UTF-8 with a byte order mark, so that a spreadsheet shows Chinese) in `folder`."""
+    """`table` as scores.parquet and scores.csv (with a byte order mark: spreadsheets then show Chinese) in `folder`."""
     paths = [Path(folder) / "scores.parquet", Path(folder) / "scores.csv"]
     with atomic_path(paths[0]) as temporary:
         table.to_parquet(temporary, index=False)
@@ -399,7 +402,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
     table = score(model, tokenizer, rows, **options, journal=asked.out / "journal")
     if state.is_main_process:
         paths = write_table(table, asked.out)
-        unscored = int((table["reason"] != "").sum())
-        print(
-            f"{len(table)} rows, {unscored} of them with a score missing (see `reason`): {', '.join(map(shown, paths))}"
-        )
+        missing, written = (table["reason"] != "").sum(), ", ".join(map(shown, paths))
+        print(f"{len(table)} rows, {missing} of them with a score missing (see `reason`): {written}")

@@ -22,8 +22,8 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet
 
-from scripts.chat import ROLES
-from scripts.files import DataError, find_files, json_lines, load_hub, parse_json, read_text, typed, whole_json
+from scripts.chat import HALF_EMOJI, ROLES
+from scripts.files import DataError, find_files, json_lines, load_hub, parse_json, read_text, short, typed, whole_json
 from scripts.profiles import shown
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
@@ -59,7 +59,7 @@ def load(source: str | Path, split: str | None = None) -> list[dict]:
 
     Raises DataError for what cannot be read or has no rows, and for faulty rows, with their number and the first
     SHOWN of them: a field missing or no text, neither form or both, unknown roles or a wrong order of them, an
-    id that stands twice, or in some rows of a file only.
+    id that stands twice, or in some rows of a file only, half an emoji in an id or a task.
     """
     rows, faults, seen, total = [], [], {}, 0
     for table in _tables(source, split):
@@ -169,7 +169,14 @@ def _own_id(record: dict, where: str) -> str:
         raise DataError(f"{where}, id: missing, though other rows have one; in all rows or in none is right")
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise DataError(f"{where}, id: {typed(value)}; a text or a whole number is right")
-    return str(value)
+    return _label(str(value), f"{where}, id")
+
+
+def _label(text: str, where: str) -> str:
+    """An id or a task, which stands in the table of scores: no file takes half an emoji."""
+    if HALF_EMOJI.search(text):
+        raise DataError(f"{where}: {short(text)} holds half an emoji; a whole one is right")
+    return text
 
 
 def _row(record: dict, where: str) -> dict:
@@ -178,7 +185,7 @@ def _row(record: dict, where: str) -> dict:
         triplet = _last_exchange(record, f"{where}, messages")
     else:
         triplet = {field: _text(record, field, where) for field in FIELDS} | _turns(record, where)
-    triplet["task"] = _text(record, "task", where)
+    triplet["task"] = _label(_text(record, "task", where), f"{where}, task")
     kept = {key: value for key, value in record.items() if key not in ("id", "messages", "turns", *triplet)}
     return triplet | kept
 
