@@ -47,26 +47,20 @@ def outputs(path):
 
 def test_notebooks_come_in_order_and_others_are_left_out(toy):
     root, _ = toy
+    with pytest.raises(runner.RunError, match=r"notebooks/ has no notebook with a name like 01_topic\.ipynb"):
+        runner.find_notebooks(root / "notebooks")
     for name in ("10_last", "02_second", "01_first", "draft"):
         write(root, name)
     assert [path.stem for path in runner.find_notebooks(root / "notebooks")] == ["01_first", "02_second", "10_last"]
 
 
-def test_a_folder_without_notebooks_is_an_error(toy):
-    with pytest.raises(runner.RunError, match=r"notebooks/ has no notebook with a name like 01_topic\.ipynb"):
-        runner.find_notebooks(toy[0] / "notebooks")
-
-
-@pytest.mark.parametrize("wanted", ["2", "02", "02_lora_sft", "02_lora_sft.ipynb", "notebooks/02_lora_sft.ipynb"])
-def test_a_notebook_may_be_named_in_these_ways(wanted):
+def test_a_notebook_may_be_named_in_these_ways_and_an_unknown_one_is_an_error_that_lists_what_exists():
     notebooks = [Path("01_data.ipynb"), Path("02_lora_sft.ipynb"), Path("12_other.ipynb")]
-    assert runner.choose(notebooks, wanted).stem == "02_lora_sft"
-
-
-@pytest.mark.parametrize("wanted", ["3", "lora", "", "02_lora"])
-def test_an_unknown_notebook_is_an_error_that_lists_what_exists(wanted):
-    with pytest.raises(runner.RunError, match="there are 01_data, 02_lora_sft"):
-        runner.choose([Path("01_data.ipynb"), Path("02_lora_sft.ipynb")], wanted)
+    for wanted in ("2", "02", "02_lora_sft", "notebooks/02_lora_sft.ipynb"):
+        assert runner.choose(notebooks, wanted).stem == "02_lora_sft"
+    for wanted in ("3", "lora", "", "02_lora"):
+        with pytest.raises(runner.RunError, match="there are 01_data, 02_lora_sft, 12_other"):
+            runner.choose(notebooks, wanted)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"cells": [{}], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}'])
@@ -77,46 +71,67 @@ def test_a_broken_notebook_is_named(toy, text):
         runner.read_notebook(path)
 
 
-def test_a_run_goes_on_from_the_first_notebook_that_is_not_finished_as_it_stands():
-    names, prints = ["a", "b", "c"], {"a": "1", "b": "2", "c": "3"}
+MODULES = {
+    "__init__": "",
+    "shared": '"""What both use."""\nimport numpy\ndef shared(x):\n    """Says."""\n    return x  # why\n',
+    "deep/__init__": "",
+    "deep/one": "from scripts.shared import shared\n",
+    "deep/late": "def late():\n    from ..shared import shared\n",
+    "magic": "",
+}
+IMPORTS = {
+    "01_a": "from scripts.deep import one",
+    "02_b": "import numpy\nout / '01_a'",
+    "03_c": "def f():\n    from scripts.deep import late",
+    "04_d": "%matplotlib inline",
+    "05_e": "x = 1",
+}
 
-    def first(**done):
-        return runner.first_to_run(
-            names, prints, [runner.Finished(name, print_, 1, 1) for name, print_ in done.items()]
-        )
 
-    assert first() == 0
-    assert first(a="1") == 1
-    assert first(a="1", c="3") == 1
-    assert first(a="1", b="2") == 2
-    assert first(a="changed", b="2") == 0
-    assert first(a="1", b="changed", c="3") == 1
-    assert first(a="1", b="2", c="3") == 0, "all finished: a run is a full one"
-
-
-def test_a_fingerprint_covers_cells_scripts_data_pins_and_profile_but_not_outputs(toy):
+@pytest.mark.parametrize(
+    ("changed", "text", "rerun"),
+    [
+        ("scripts/shared.py", MODULES["shared"].replace("Says", "Tells").replace("why", "how"), ""),
+        ("scripts/shared.py", MODULES["shared"].replace("return x", "return -x"), "a b c d"),
+        ("scripts/shared.py", "def (", "a b c d"),  # found when the notebook runs
+        ("scripts/deep/__init__.py", "x = 1", "a b c d"),
+        ("scripts/deep/late.py", "x = 1", "c d"),
+        ("scripts/magic.py", "x = 1", "d"),  # code that is no plain Python may import anything
+        ("scripts/new.pyc", "compiled", ""),
+        ("data/rows.json", "[]", "a b c d e"),
+        ("requirements.txt", "x==1", "a b c d e"),
+        ("notebooks/01_a.ipynb", "x = 2", "a b"),  # 02 reads its outputs
+        ("notebooks/02_b.ipynb", "x = 2", "b"),
+        ("models/mine/recipe.json", "{}", "a b c d e"),  # a small model was built anew
+        ("models/other/recipe.json", "{}", ""),  # the profile has no use for it
+    ],
+)
+def test_what_changed_is_executed_again_and_what_reads_its_outputs_and_nothing_else(toy, changed, text, rerun):
     root, profile = toy
-    write(root, "01_a", "1")
-    write(root, "02_b", "2")
-    (root / "data").mkdir()
+    profile = replace(profile, models=str(root / "models"), causal_lm="mine")
+    for name, code in MODULES.items():
+        (root / "scripts" / name).parent.mkdir(exist_ok=True)
+        (root / "scripts" / f"{name}.py").write_text(code)
+    for name, code in IMPORTS.items():
+        write(root, name, code, "print(1)")
     notebooks = runner.find_notebooks(root / "notebooks")
 
-    def prints(profile=profile):
-        return tuple(runner.fingerprints(notebooks, root, profile).values())
+    def stale(kept, profile=profile):
+        prints = runner.fingerprints(runner.code_of(notebooks), root, profile)
+        records = {name: runner.Finished(name, print_, 1, 1) for name, print_ in kept.items()}
+        return " ".join(name[-1] for name in runner.stale(prints, records))
 
-    seen = [prints()]
-    notebook = nbformat.read(notebooks[0], 4)
-    notebook.cells[1].outputs = [new_output("stream", text="1\n")]
-    nbformat.write(notebook, notebooks[0])
-    (root / "scripts" / "module.pyc").write_text("compiled")
-    assert prints() == seen[0], "outputs and compiled files don't count"
-    write(root, "02_b", "3")
-    assert prints()[0] == seen[0][0] and prints()[1] != seen[0][1], "a cell counts for its own notebook"
-    for name in ("scripts/tool.py", "data/rows.json", "requirements.txt"):
-        seen.append(prints())
-        (root / name).write_text("x = 1")
-        assert not set(prints()) & set(seen[-1]), f"{name} counts for every notebook"
-    assert not set(prints(replace(profile, epochs=99))) & set(prints()), "and so does the profile"
+    before = runner.fingerprints(runner.code_of(notebooks), root, profile)
+    prose = nbformat.read(notebooks[0], 4)
+    prose.cells[0].source, prose.cells[1].outputs = "# other words", [new_output("stream", text="1\n")]
+    nbformat.write(prose, notebooks[0])
+    assert stale(before) == "", "prose and outputs are not what a run depends on"
+    assert stale(before, replace(profile, epochs=99)) == stale({}) == "a b c d e"
+    (root / changed).parent.mkdir(parents=True, exist_ok=True)
+    write(root, Path(changed).stem, text, "print(1)") if changed.endswith(".ipynb") else (root / changed).write_text(
+        text
+    )
+    assert stale(before) == rerun
 
 
 def test_tidy_removes_debris_and_nothing_else():
@@ -151,25 +166,20 @@ def test_key_figures_must_be_flat(tmp_path, figures, message):
         runner.read_figures(tmp_path / "key_figures.json")
 
 
-def test_the_table_has_a_row_for_each_notebook_and_a_sum():
+def test_the_table_has_a_row_for_each_notebook_and_a_sum_and_long_figures_go_on_in_their_column():
     first = runner.Finished("01_data", "f", 12.2, 0.5, {"rows": 5130, "duplicates": 0})
-    second = runner.Finished("02_lora_sft", "f", 3650.0, 1.25, {"held-out": 0.99812, "best": "epoch 6"})
-    lines = [
-        line.split() for line in runner.table([first, second, runner.Finished("03_merge", "f", 1, 0.1)]).splitlines()
-    ]
-    assert lines[0] == ["notebook", "time", "peak", "memory", "key", "figures"]
-    assert lines[1] == ["01_data", "0:12", "0.50", "GiB", "rows", "5130,", "duplicates", "0"]
-    assert lines[2] == ["02_lora_sft", "1:00:50", "1.25", "GiB", "held-out", "0.9981,", "best", "epoch", "6"]
-    assert lines[3] == ["03_merge", "0:01", "0.10", "GiB", "-"]
-    assert lines[4] == ["all", "1:01:03", "1.25", "GiB"]
-
-
-def test_long_key_figures_go_on_below_in_their_column():
-    record = runner.Finished("01_data", "f", 1, 1, {f"figure-{i}": i for i in range(20)})
-    lines = runner.table([record]).splitlines()[1:-1]
-    column = lines[0].index("figure-0")
-    assert len(lines) > 1 and all(len(line) <= 120 for line in lines)
-    assert all(line[:column].isspace() and not line[column].isspace() for line in lines[1:])
+    second = runner.Finished("02_lora_sft", "f", 3650.0, 1.25, {f"figure-{i}": i / 3 for i in range(20)})
+    third = runner.Finished("03_merge", "f", 1, 0.1, {"held-out": 0.99812, "best": "epoch 6"})
+    printed = runner.table([first, second, third]).splitlines()
+    heads, one, two, *more, three, last = [line.split() for line in printed]
+    assert heads == ["notebook", "time", "peak", "memory", "key", "figures"]
+    assert one == ["01_data", "0:00:12", "0.50", "GiB", "rows", "5130,", "duplicates", "0"]
+    assert two[:6] == ["02_lora_sft", "1:00:50", "1.25", "GiB", "figure-0", "0,"]
+    assert three == ["03_merge", "0:00:01", "0.10", "GiB", "held-out", "0.9981,", "best", "epoch", "6"]
+    assert last == ["all", "1:01:03", "1.25", "GiB"]
+    column = printed[2].index("figure-0")
+    assert more and max(map(len, printed)) <= 120
+    assert all(line[:column].isspace() and not line[column].isspace() for line in printed[3 : 3 + len(more)])
 
 
 # --- with a kernel
@@ -180,19 +190,23 @@ def test_a_run_fails_goes_on_and_is_repeated_in_full(toy, capsys):
     executed = root / "out" / "executed"
     figures = "import json\njson.dump({{'rows': {}}}, open('../out/{}/key_figures.json', 'w'))"
     write(root, "01_a", LOG.format("a"), "print('said by a')", figures.format(7, "01_a"))
-    write(root, "02_b", LOG.format("b"), "", "# why\nshoe = 1 / 0\nprint('never')", "print('never')")
+    write(root, "02_b", LOG.format("b"), "", "# why: 01_a\nshoe = 1 / 0\nprint('never')", "print('never')")
     write(root, "03_c", LOG.format("c"))
 
     with pytest.raises(runner.CellFailed) as failed:
         runner.run(root, profile)
     assert log(root) == ["a", "b"]
     message = str(failed.value).splitlines()
-    assert message[:3] == ["02_b.ipynb, cell 2 of 3 failed", "    # why", "    ZeroDivisionError: division by zero"]
+    assert message[:3] == [
+        "02_b.ipynb, cell 2 of 3 failed",
+        "    # why: 01_a",
+        "    ZeroDivisionError: division by zero",
+    ]
     assert message[3].endswith("02_b.failed.ipynb")
     last = outputs(executed / "02_b.failed.ipynb")[-1]
     assert last.output_type == "error" and "shoe = " in "".join(last.traceback)
     progress = capsys.readouterr().out.splitlines()
-    assert re.fullmatch(r"01_a +3 cells +0:0\d +0\.\d\d GiB", progress[0])
+    assert re.fullmatch(r"01_a +3 cells +0:00:\d\d +0\.\d\d GiB", progress[0])
     assert re.fullmatch(r"02_b +failed", progress[1])
     assert [output.text for output in outputs(executed / "01_a.ipynb")] == ["said by a\n"]
     assert "said by a" in (executed / "01_a.html").read_text(encoding="utf-8")
@@ -200,23 +214,36 @@ def test_a_run_fails_goes_on_and_is_repeated_in_full(toy, capsys):
     with pytest.raises(runner.RunError, match="not executed as they stand now: 02_b, 03_c"):
         runner.refresh(root, profile)
 
-    write(root, "02_b", LOG.format("b"))
+    write(root, "02_b", LOG.format("b"), "'01_a'")
     runner.run(root, profile)
     assert log(root) == ["a", "b", "b", "c"], "01 is not run a second time"
     out = capsys.readouterr().out
-    assert out.startswith("01_a: done before, and unchanged since. Going on from 02_b.\n")
-    assert re.search(r"^01_a +0:0\d +0\.\d\d GiB   rows 7$", out, re.MULTILINE), "its figures are kept for the table"
+    assert out.startswith("01_a: done before, and unchanged since. Going on with 02_b, 03_c.\n")
+    assert re.search(r"^01_a +0:00:\d\d +0\.\d\d GiB  rows 7$", out, re.MULTILINE), "its figures are kept for the table"
     assert not list(executed.glob("*.failed.*"))
     record = read_json(executed / "run.json")[0]
     assert record["peak_gib"] > 0.02, "a Python kernel holds more than 20 MiB"
 
+    edited = nbformat.read(root / "notebooks" / "01_a.ipynb", 4)
+    edited.cells[0].source = "# prose, edited since"
+    nbformat.write(edited, root / "notebooks" / "01_a.ipynb")
     runner.refresh(root, profile)
+    fresh = nbformat.read(root / "notebooks" / "01_a.ipynb", 4)
     assert [output.text for output in outputs(root / "notebooks" / "01_a.ipynb")] == ["said by a\n"]
+    assert fresh.cells[0].source == "# prose, edited since" and [c.execution_count for c in fresh.cells[1:]] == [
+        1,
+        2,
+        3,
+    ]
 
     write(root, "01_a", LOG.format("a"))
     runner.run(root, profile)
-    assert log(root)[4:] == ["a", "b", "c"], "01 has changed, and all was made from it"
+    assert log(root)[4:] == ["a", "b"], "02 was made from 01, and 03 was not"
     assert "rows 7" not in capsys.readouterr().out, "it no longer writes that figure"
+    runner.run(root, profile)
+    assert log(root)[6:] == ["a", "b", "c"], "all finished: a run is a full one"
+    runner.run(root, profile, nb="1")
+    assert [record["name"] for record in read_json(executed / "run.json")] == ["03_c", "01_a"]
 
 
 def test_one_notebook_alone_and_what_it_leaves(toy, capsys):

@@ -1,27 +1,29 @@
 """`make run`: execute the notebooks in order, keep an executed copy and a page of each, end with a table.
 
-    python -m tools.runner              all of them; after a failure, from the notebook that failed
+    python -m tools.runner              those that changed since they were executed; all of them where none did
     python -m tools.runner --nb 02      this one alone
     python -m tools.runner --refresh    take the executed copies into notebooks/
 
 outputs/<profile>/executed/ receives NN_*.ipynb, NN_*.html and run.json. The last holds, for each finished notebook,
-the fingerprint of all it was made from (cells, scripts/, data/, requirements.txt, profile), its time, its peak memory
-and its key figures: the flat JSON object {"name": number or text} that a notebook writes to key_figures.json in its
-output folder.
+the fingerprint of all it was made from (its code, what that imports of scripts/, the notebooks it names, data/,
+requirements.txt, the profile and its small models), its time, its peak memory and its key figures: the flat JSON object
+{"name": number or text} that a notebook writes to key_figures.json in its output folder.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import contextlib
 import re
-import shutil
 import sys
 import textwrap
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
+from datetime import timedelta
+from modulefinder import ModuleFinder
 from pathlib import Path
 
 import nbformat
@@ -29,6 +31,7 @@ import psutil
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbconvert import HTMLExporter
+from tabulate import tabulate
 
 from scripts.artifacts import atomic_path, fingerprint, read_json, write_json
 from scripts.profiles import ROOT, Profile, shown
@@ -87,24 +90,50 @@ def read_notebook(path: Path) -> nbformat.NotebookNode:
     return notebook
 
 
-def fingerprints(notebooks: list[Path], root: Path, profile: Profile) -> dict[str, str]:
-    """Notebook name -> fingerprint of all that its outputs depend on; outputs in the notebook file don't count."""
-    shared = fingerprint(
-        profile, *sorted((root / "scripts").rglob("*.py")), root / "data", *root.glob("requirements.txt")
-    )
-    return {
-        path.stem: fingerprint(shared, [[cell.cell_type, cell.source] for cell in read_notebook(path).cells])
-        for path in notebooks
-    }
+def code_of(notebooks: list[Path]) -> dict[str, str]:
+    """Notebook name -> source of all its code cells, a form feed between two."""
+    cells = {path.stem: read_notebook(path).cells for path in notebooks}
+    return {name: "\n\f\n".join(cell.source for cell in of if cell.cell_type == "code") for name, of in cells.items()}
 
 
-def first_to_run(names: list[str], prints: dict[str, str], finished: list[Finished]) -> int:
-    """Position of the first notebook that is not finished as it stands now; all later ones follow from it.
+def made_from(code: dict[str, str]) -> dict[str, list[str]]:
+    """Notebook name -> the earlier notebooks whose outputs it reads: those that its code names."""
+    return {name: [one for one in code if one < name and one in code[name]] for name in code}
 
-    0 when every one is finished: then there is nothing to go on with, and a run is a full one.
-    """
-    done = {record.name: record.fingerprint for record in finished}
-    return next((i for i, name in enumerate(names) if done.get(name) != prints[name]), 0)
+
+def fingerprints(code: dict[str, str], root: Path, profile: Profile) -> dict[str, str]:
+    """Notebook name -> fingerprint of all that its outputs depend on, which is neither prose nor a module's docstrings."""
+    recipes = [profile.models_dir / str(value) / "recipe.json" for value in asdict(profile).values()]
+    shared = fingerprint(profile, root / "data", *root.glob("requirements.txt"), *recipes)
+    meanings, prints = {file: meaning(file) for file in (root / "scripts").rglob("*.py")}, {}
+    for name, needs in made_from(code).items():
+        modules = {str(file.relative_to(root)): meanings[file] for file in imported(code[name], root) & {*meanings}}
+        prints[name] = fingerprint(shared, code[name], modules, [prints[one] for one in needs])
+    return prints
+
+
+def imported(code: str, root: Path) -> set[Path]:
+    """The files under `root` that `code` imports, directly or not; all of scripts/ when it is no plain Python."""
+    finder = ModuleFinder([str(root)])  # it looks nowhere else, so libraries are not followed
+    try:
+        finder.scan_code(compile(code, "cells", "exec"), finder.add_module("__main__"))
+    except SyntaxError:  # a magic, for one
+        return {*(root / "scripts").rglob("*.py")}
+    return {Path(module.__file__) for module in finder.modules.values() if module.__file__}
+
+
+class _Bare(ast.NodeTransformer):
+    def visit_Expr(self, node):  # a text that stands alone, as docstrings do, does nothing
+        return None if isinstance(node.value, ast.Constant) else node
+
+
+def meaning(module: Path) -> str:
+    """The code of a module without comments and docstrings; all its text where Python can't parse it."""
+    text = module.read_text(encoding="utf-8")
+    try:
+        return ast.dump(_Bare().visit(ast.parse(text)))
+    except SyntaxError:
+        return text
 
 
 # --- one notebook
@@ -239,11 +268,9 @@ def read_figures(path: Path) -> dict:
 def clock(seconds: float) -> str:
     """
     >>> clock(62.4), clock(3723)
-    ('1:02', '1:02:03')
+    ('0:01:02', '1:02:03')
     """
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+    return str(timedelta(seconds=round(seconds)))
 
 
 class Line:
@@ -283,27 +310,27 @@ def figure(value) -> str:
 
 def table(finished: list[Finished]) -> str:
     """Notebook, time, peak memory and key figures, a row each; long figures go on in the next line."""
-    lines = [f"{'notebook':<26}{'time':>8}{'peak memory':>14}   key figures"]
-    for record in finished:
-        text = ", ".join(f"{name} {figure(value)}" for name, value in record.figures.items()) or "-"
-        left = f"{record.name:<26}{clock(record.seconds):>8}{f'{record.peak_gib:.2f} GiB':>14}   "
-        lines += textwrap.wrap(
-            text, 120, initial_indent=left, subsequent_indent=" " * len(left), break_on_hyphens=False
-        )
     seconds, peak_gib = sum(record.seconds for record in finished), max(record.peak_gib for record in finished)
-    return "\n".join([*lines, f"{'all':<26}{clock(seconds):>8}{f'{peak_gib:.2f} GiB':>14}"])
+    rows = []
+    for record in [*finished, Finished("all", "", seconds, peak_gib)]:
+        figures = ", ".join(f"{name} {figure(value)}" for name, value in record.figures.items())
+        rows.append((record.name, clock(record.seconds), f"{record.peak_gib:.2f} GiB", figures))
+    heads, align = ("notebook", "time", "peak memory", "key figures"), ("left", "right", "right", "left")
+    wrapped = {"maxcolwidths": [None, None, None, 65], "break_on_hyphens": False}
+    return tabulate(rows, heads, "plain", colalign=align, disable_numparse=True, **wrapped)
 
 
 # --- the run
 
 
-def load_finished(path: Path) -> list[Finished]:
-    """The notebooks that earlier runs finished, as run.json has them."""
-    return [Finished(**record) for record in read_json(path)] if path.exists() else []
+def load_finished(path: Path) -> dict[str, Finished]:
+    """Notebook name -> its record, of those that earlier runs finished."""
+    return {record["name"]: Finished(**record) for record in read_json(path)} if path.exists() else {}
 
 
-def save_finished(path: Path, finished: list[Finished]) -> None:
-    write_json(path, [asdict(record) for record in finished])
+def stale(prints: dict[str, str], kept: dict[str, Finished]) -> list[str]:
+    """The notebooks that are not finished as they stand now."""
+    return [name for name, print_ in prints.items() if name not in kept or kept[name].fingerprint != print_]
 
 
 def run_one(path: Path, print_: str, profile: Profile, executed: Path) -> Finished:
@@ -328,41 +355,44 @@ def run_one(path: Path, print_: str, profile: Profile, executed: Path) -> Finish
 def run(root: Path, profile: Profile, nb: str | None = None) -> None:
     """Execute the notebooks of `root`/notebooks, or the one called `nb`, and print the table.
 
-    After a run that stopped early, the notebooks it finished are kept, as long as nothing they were made from has
-    changed. After one that came to its end, all are executed again; they resume their own long work.
+    Those that an earlier run finished are kept, as long as nothing they were made from has changed. Where that is all
+    of them, all are executed again; they resume their own long work.
     """
     notebooks, executed = find_notebooks(root / "notebooks"), profile.output_dir("executed")
-    names, prints = [path.stem for path in notebooks], fingerprints(notebooks, root, profile)
-    state = executed / "run.json"
-    kept = load_finished(state)
-    first = first_to_run(names, prints, kept) if nb is None else notebooks.index(choose(notebooks, nb))
-    chosen = notebooks[first:] if nb is None else [notebooks[first]]
-    if nb is None and first:
-        print(f"{', '.join(names[:first])}: done before, and unchanged since. Going on from {names[first]}.")
-    # What comes after a notebook was made from its outputs: once it runs again, they are no longer finished.
-    finished = [record for record in kept if record.name in names[:first]]
-    save_finished(state, finished)
-    for path in chosen:
-        finished.append(run_one(path, prints[path.stem], profile, executed))
-        save_finished(state, finished)
-    print(f"\n{table(finished if nb is None else finished[-1:])}")
+    code, state = code_of(notebooks), executed / "run.json"
+    prints, kept = fingerprints(code, root, profile), load_finished(state)
+    chosen = [choose(notebooks, nb).stem] if nb is not None else stale(prints, kept) or list(prints)
+    if nb is None and (done := [name for name in prints if name not in chosen]):
+        print(f"{', '.join(done)}: done before, and unchanged since. Going on with {', '.join(chosen)}.")
+    again = {*chosen}  # and what is made from their outputs: no longer finished
+    for name, needs in made_from(code).items():
+        again |= {name} if again & {*needs} else set()
+    finished = {name: record for name, record in kept.items() if name in prints and name not in again}
+    write_json(state, [asdict(record) for record in finished.values()])
+    for path in (path for path in notebooks if path.stem in chosen):
+        finished[path.stem] = run_one(path, prints[path.stem], profile, executed)
+        write_json(state, [asdict(record) for record in finished.values()])
+    print(f"\n{table([finished[name] for name in (prints if nb is None else chosen)])}")
     print(f"\nExecuted copies and their pages: {shown(executed)}/")
 
 
 def refresh(root: Path, profile: Profile) -> None:
-    """Copy the executed notebooks over those of `root`/notebooks.
+    """Take the outputs of the executed notebooks into those of `root`/notebooks, whose prose may have been edited since.
 
-    Raises RunError, and copies none, unless each was executed exactly as it stands now.
+    Raises RunError, and takes none, unless the code of each was executed exactly as it stands now.
     """
     notebooks, executed = find_notebooks(root / "notebooks"), profile.output_dir("executed")
-    prints = fingerprints(notebooks, root, profile)
-    done = {record.name: record.fingerprint for record in load_finished(executed / "run.json")}
-    stale = [path.stem for path in notebooks if done.get(path.stem) != prints[path.stem]]
-    if stale:
-        raise RunError(f"not executed as they stand now: {', '.join(stale)}. `make run` first")
+    if changed := stale(fingerprints(code_of(notebooks), root, profile), load_finished(executed / "run.json")):
+        raise RunError(f"not executed as they stand now: {', '.join(changed)}. `make run` first")
     for path in notebooks:
+        notebook, done = read_notebook(path), read_notebook(executed / path.name)
+        notebook.metadata = done.metadata
+        for cell, ran in zip(code_cells(notebook), code_cells(done), strict=True):
+            notebook.cells[cell].outputs = done.cells[ran].outputs
+            notebook.cells[cell].execution_count = done.cells[ran].execution_count
+        tidy(notebook)
         with atomic_path(path) as temporary:
-            shutil.copyfile(executed / path.name, temporary)
+            nbformat.write(notebook, temporary)
         print(f"notebooks/{path.name}")
 
 
