@@ -35,7 +35,7 @@ from scripts.models import (
     saved_for_backward,
     skeleton,
 )
-from scripts.offline.tiny_models import BUILDERS
+from scripts.offline.tiny_models import RECIPES
 from scripts.profiles import PROFILES, ROOT
 
 ATTENTION, MLP = ["q_proj", "k_proj", "v_proj", "o_proj"], ["gate_proj", "up_proj", "down_proj"]
@@ -83,7 +83,7 @@ def test_a_small_model_that_is_missing_is_built_and_another_name_comes_back(monk
         assert models.checkpoint(name) == name
     assert models.checkpoint("tiny-bert") == str(ROOT / "outputs" / "none" / "tiny-bert")
     assert asked == [["-m", "scripts.offline", "tiny-bert"]]
-    assert set(models.SMALL) == set(BUILDERS), "the names that scripts/offline can build"
+    assert set(models.SMALL) == set(RECIPES), "the names that scripts/offline can build"
 
 
 # --- weights

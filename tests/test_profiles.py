@@ -123,7 +123,7 @@ def test_the_profile_asked_for_is_the_one_that_comes(name):
 
 
 def test_the_full_profile_names_the_real_checkpoints_and_the_tiny_one_only_what_the_project_builds():
-    from scripts.offline.tiny_models import BUILDERS
+    from scripts.offline.tiny_models import RECIPES
 
     assert PROFILES["full"].causal_lm == "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B"
     assert (PROFILES["full"].encoder, PROFILES["full"].encoder_layers) == ("bert-base-chinese", 8)
@@ -135,7 +135,7 @@ def test_the_full_profile_names_the_real_checkpoints_and_the_tiny_one_only_what_
     assert small.scorer == "Qwen/Qwen2.5-0.5B-Instruct"
     assert (small.reader, small.encoder, small.encoder_layers) == ("bert-base-chinese", "bert-base-chinese", 8)
     tiny = PROFILES["tiny"]
-    assert {tiny.causal_lm, tiny.encoder, tiny.reader, tiny.scorer, tiny.rater} == set(BUILDERS)
+    assert {tiny.causal_lm, tiny.encoder, tiny.reader, tiny.scorer, tiny.rater} == set(RECIPES)
 
 
 @pytest.mark.parametrize("name", ["tiny", "small", "full"])

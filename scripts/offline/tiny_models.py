@@ -11,7 +11,6 @@ What the tiny models can't show: anything that needs knowledge of the world or o
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import random
@@ -22,20 +21,20 @@ from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from tokenizers import AddedToken
 from tqdm import tqdm
 from transformers import (
-    BertConfig,
     BertForMaskedLM,
     BertForQuestionAnswering,
     BertTokenizer,
     DataCollatorForLanguageModeling,
     DataCollatorWithPadding,
-    Qwen2Config,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
     Qwen2ForCausalLM,
     Qwen2Tokenizer,
     set_seed,
@@ -57,90 +56,42 @@ BOS, EOS, USER, ASSISTANT = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sen
 
 @dataclass(frozen=True)
 class Recipe:
-    """Sizes of one tiny model and of its pretraining; a change of any of them rebuilds it."""
+    """Sizes of one small model and of its pretraining; a change of any of them rebuilds it. None: of no use to this model."""
 
-    hidden: int = 128
-    intermediate: int = 352
-    layers: int = 4
-    characters: int = 300  # made-up ones
-    rows_per_character: int = 30
-    epochs: int = 3
-    batch_size: int = 32
-    learning_rate: float = 2e-3
+    hidden: int
+    intermediate: int
+    layers: int
+    batch_size: int
+    learning_rate: float
     seed: int = 0
+    heads: int | None = None  # where none are told, 4
+    spread: float | None = None  # standard deviation of the first weights, where the usual 0.02 won't do
+    characters: int | None = None  # made-up ones
+    rows_per_character: int | None = None
+    epochs: int | None = None
+    rows: int | None = None
+    short_rows: int | None = None  # the reader's, on passages of one or two clauses; its other rows have two or three
 
 
-@dataclass(frozen=True)
-class ReaderRecipe:
-    """The same for the reading model: short passages first, then longer ones."""
-
-    hidden: int = 128
-    intermediate: int = 256
-    layers: int = 3
-    heads: int = 8
-    short_rows: int = 12_000  # questions on passages of one or two clauses
-    rows: int = 36_000  # on passages of two or three
-    batch_size: int = 16
-    learning_rate: float = 1e-3
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class ScorerRecipe:
-    """The same for the language model that scores instruction rows."""
-
-    hidden: int = 192
-    intermediate: int = 512
-    layers: int = 4
-    heads: int = 6
-    rows: int = 24_000
-    batch_size: int = 16
-    learning_rate: float = 2e-3
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class RaterRecipe:
-    """The same for the model that learns to rate."""
-
-    hidden: int = 128
-    intermediate: int = 344
-    layers: int = 3
-    heads: int = 4
-    rows: int = 30_000
-    batch_size: int = 16
-    learning_rate: float = 1e-3
-    spread: float = (
-        0.06  # standard deviation of the first weights; at the usual 0.02 so short a training learns few words
-    )
-    seed: int = 0
-
-
-CAUSAL_LM = Recipe()
-BERT = replace(CAUSAL_LM, layers=2, epochs=1)
-READER = ReaderRecipe()
-SCORER = ScorerRecipe()
-RATER = RaterRecipe()
+ABOUT_CHARACTERS = {"characters": 300, "rows_per_character": 30, "batch_size": 32, "learning_rate": 2e-3}
+RECIPES = {
+    "tiny-causal-lm": Recipe(hidden=128, intermediate=352, layers=4, epochs=3, **ABOUT_CHARACTERS),
+    "tiny-bert": Recipe(hidden=128, intermediate=352, layers=2, epochs=1, **ABOUT_CHARACTERS),
+    "tiny-reader": Recipe(
+        128, 256, layers=3, heads=8, short_rows=12_000, rows=36_000, batch_size=16, learning_rate=1e-3
+    ),
+    "tiny-scorer": Recipe(192, 512, layers=4, heads=6, rows=24_000, batch_size=16, learning_rate=2e-3),
+    # with first weights of the usual spread so short a training learns few words
+    "tiny-rater": Recipe(128, 344, layers=3, heads=4, spread=0.06, rows=30_000, batch_size=16, learning_rate=1e-3),
+}
 
 
 # --- text: made-up characters, asked about in the language of the notebooks ------------------------------------------------
 
 # Question forms are drawn from this grammar: opening + subject + core + ending. They share words, not sentences, with
 # data/genshin/templates.json: the forms of it that the grammar can make are left out. {v} in an answer is the made-up value.
-OPENINGS = [
-    "",
-    "",
-    "",
-    "请问，",
-    "你好，",
-    "问一下，",
-    "想打听一下，",
-    "麻烦说说，",
-    "有人问，",
-    "不好意思，",
-    "请教，",
-    "我想了解，",
-]
+OPENINGS = ["", "", "", "请问，", "你好，", "问一下，", "想打听一下，"]
+OPENINGS += ["麻烦说说，", "有人问，", "不好意思，", "请教，", "我想了解，"]
 SUBJECTS = ["{n}", "{n}", "{n}{h}", "{n}{h}，{p}", "关于{n}，{p}", "{n}，{p}"]
 ENDINGS = ["", "？", "？", "？", "呢？", "呀？", "啊", "啊？", "？谢谢！"]
 CORES = {
@@ -189,7 +140,7 @@ CORES = {
         "的性格特点有哪些 性格特点有啥",
     ),
 }
-GENDERED = "男性", "先生", "他", "女性", "女士", "她"
+GENDERED = {"男性": ("先生", "他"), "女性": ("女士", "她")}  # value -> title and pronoun
 ATTRIBUTE_OF = {"使用": "元素力", "掌控": "元素力", "特点": "性格特征"}
 
 
@@ -197,8 +148,9 @@ def project_characters() -> list[str]:
     """Every character that stands in data/genshin, sorted: the alphabet of the tokenizers but the reader's."""
     text = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "data/genshin").glob("*.json")))
     grammar = "".join(OPENINGS + SUBJECTS + ENDINGS) + "".join(a + b for a, b in CORES.values())
+    grammar += "".join("".join([value, *words]) for value, words in GENDERED.items())
     ascii_text = "".join(chr(code) for code in range(32, 127))
-    return sorted(set(text + grammar + "".join(GENDERED) + ascii_text + "\n") - set("\r\t"))
+    return sorted(set(text + grammar + ascii_text + "\n") - set("\r\t"))
 
 
 def made_up_characters(count: int, rng: random.Random) -> dict[str, dict[str, str]]:
@@ -208,7 +160,7 @@ def made_up_characters(count: int, rng: random.Random) -> dict[str, dict[str, st
     nearly each character of the alphabet is learned. A word that holds a name of the data is left out, so no real (name, value) pair
     can stand in the text. (Where a name is a single character, such as 琴, the models therefore never saw that character.)
     """
-    real = json.loads((ROOT / "data/genshin/characters.json").read_text(encoding="utf-8"))
+    real = read_json(ROOT / "data/genshin/characters.json")
     values = {key: sorted({record[key] for record in real.values()}) for key in next(iter(real.values()))}
     alphabet = sorted({c for name in real for c in name} | {c for v in values["国籍"] for c in v})
     nations = _words(alphabet, 8, (2, 2, 2, 3, 4), rng, taken=values["国籍"])
@@ -217,7 +169,7 @@ def made_up_characters(count: int, rng: random.Random) -> dict[str, dict[str, st
     pieces = {key: [v[i : i + 2] for v in values[key] for i in range(0, len(v), 2)] for key in ("身份", "性格特征")}
     return {
         name: {
-            "性别": rng.choice(GENDERED[::3]),
+            "性别": rng.choice(list(GENDERED)),
             "国籍": rng.choice(nations),
             "元素力": rng.choice(elements),
             **{key: "".join(rng.sample(parts, rng.randint(3, 5))) for key, parts in pieces.items()},
@@ -246,9 +198,8 @@ def pretraining_rows(recipe: Recipe) -> list[list[dict]]:
     rows = []
     for name, record in people.items():
         for kind, core in rng.choices(forms, k=recipe.rows_per_character):
-            title, pronoun = GENDERED[1:3] if record["性别"] == GENDERED[0] else GENDERED[4:6]
-            words = {"n": name, "h": title, "p": pronoun}
-            question = _question_form(core, rng, asked_later).format(**words)
+            title, pronoun = GENDERED[record["性别"]]
+            question = _question_form(core, rng, asked_later).format(n=name, h=title, p=pronoun)
             answer = CORES[kind][0].format(n=name, v=record[ATTRIBUTE_OF.get(kind, kind)])
             rows.append([{"role": "user", "content": question}, {"role": "assistant", "content": answer}])
     rng.shuffle(rows)
@@ -264,6 +215,8 @@ def _question_form(core: str, rng: random.Random, taken: set[str]) -> str:
 
 
 # --- tokenizers -------------------------------------------------------------------------------------------------------------
+
+PUNCTUATION = "，。！？；：、“”‘’（）《》【】「」『』…—·～"
 
 
 def build_tokenizer(alphabet: list[str] | None = None) -> Qwen2Tokenizer:
@@ -309,138 +262,91 @@ def build_bert_tokenizer(alphabet: list[str] | None = None) -> BertTokenizer:
 
 # --- training ---------------------------------------------------------------------------------------------------------------
 
+EAGER = {"attn_implementation": "eager"}  # for short rows and small heads the fastest on a CPU
+ARCHITECTURES = {  # name -> class, and what its config is told besides the recipe; None for key-value heads: as many as heads
+    "tiny-causal-lm": (Qwen2ForCausalLM, {"num_key_value_heads": 2}),
+    "tiny-bert": (BertForMaskedLM, {}),
+    "tiny-reader": (
+        BertForQuestionAnswering,
+        {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0, **EAGER},
+    ),
+    "tiny-scorer": (Qwen2ForCausalLM, {"num_key_value_heads": None, "tie_word_embeddings": True, **EAGER}),
+    "tiny-rater": (Qwen2ForCausalLM, {"num_key_value_heads": None, **EAGER}),
+}
 
-def build_causal_lm(recipe: Recipe = CAUSAL_LM) -> tuple[Qwen2ForCausalLM, Qwen2Tokenizer]:
-    """A Qwen2 pretrained on made-up characters: it knows how such questions are asked and answered, and nobody real."""
-    tokenizer = build_tokenizer()
-    config = Qwen2Config(
+
+def make(name: str, recipe: Recipe | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The small model `name`, trained, and its tokenizer; `recipe` stands in for its own, RECIPES[name]."""
+    recipe = recipe or RECIPES[name]
+    architecture, settings = ARCHITECTURES[name]
+    build = build_tokenizer if architecture is Qwen2ForCausalLM else build_bert_tokenizer
+    tokenizer = build(_alphabet(name))
+    config = architecture.config_class(
         vocab_size=len(tokenizer),
         hidden_size=recipe.hidden,
         intermediate_size=recipe.intermediate,
         num_hidden_layers=recipe.layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        num_attention_heads=recipe.heads or 4,
         max_position_embeddings=512,
+        initializer_range=recipe.spread or 0.02,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        tie_word_embeddings=False,
+        **settings,
     )
     set_seed(recipe.seed)
-    model = Qwen2ForCausalLM(config)
-    rows = [chat.encode(tokenizer, row) for row in pretraining_rows(recipe)]
-    _train(model, [rows] * recipe.epochs, CompletionCollator(tokenizer), recipe, "building tiny-causal-lm")
+    model = architecture(config)
+    if architecture is Qwen2ForCausalLM:
+        collate = CompletionCollator(tokenizer)
+    elif architecture is BertForMaskedLM:
+        collate = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15, seed=recipe.seed)
+    else:
+        collate = DataCollatorWithPadding(tokenizer)
+        _begin_as_reader(model)
+    _train(model, _lessons(name, recipe, tokenizer), collate, recipe, f"building {name}")
     return model, tokenizer
 
 
-def build_bert(recipe: Recipe = BERT) -> tuple[BertForMaskedLM, BertTokenizer]:
-    """A BERT encoder pretrained by masked language modelling on the same rows' questions and answers."""
-    tokenizer = build_bert_tokenizer()
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=recipe.hidden,
-        intermediate_size=recipe.intermediate,
-        num_hidden_layers=recipe.layers,
-        num_attention_heads=4,
-        max_position_embeddings=512,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    set_seed(recipe.seed)
-    model = BertForMaskedLM(config)
-    texts = [message["content"] for row in pretraining_rows(recipe) for message in row]
-    rows = [{"input_ids": tokenizer(text)["input_ids"]} for text in texts]
-    collate = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15, seed=recipe.seed)
-    _train(model, [rows] * recipe.epochs, collate, recipe, "building tiny-bert")
-    return model, tokenizer
+def _alphabet(name: str) -> list[str]:
+    """Each character that the model `name` has a token for; a causal LM spells others in bytes, a BERT reads them as [UNK].
 
-
-def build_reader(recipe: ReaderRecipe = READER) -> tuple[BertForQuestionAnswering, BertTokenizer]:
-    """A BERT that points at answers in a text, trained on made-up passages: it reads a little Chinese, and has read nothing real.
-
-    Its alphabet is that of GB 2312, the keyboard and data/genshin; a character outside it is [UNK], as anywhere.
+    The reader knows those of GB 2312; the scorer those of its lessons and the 3,755 most common (GB 2312, level 1).
     """
-    tokenizer = build_bert_tokenizer([*project_characters(), *PUNCTUATION, *common_characters()])
-    config = BertConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=recipe.hidden,
-        intermediate_size=recipe.intermediate,
-        num_hidden_layers=recipe.layers,
-        num_attention_heads=recipe.heads,
-        max_position_embeddings=512,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-        pad_token_id=tokenizer.pad_token_id,
-        attn_implementation="eager",  # for short rows and small heads the fastest on a CPU
-    )
-    set_seed(recipe.seed)
-    model = BertForQuestionAnswering(config)
-    _begin_as_reader(model)
-    lessons = [
-        _reading_windows(tokenizer, reading_text.rows(recipe.short_rows, recipe.seed + 1, clauses=(1, 2))),
-        _reading_windows(tokenizer, reading_text.rows(recipe.rows, recipe.seed + 2, clauses=(2, 3))),
-    ]
-    _train(model, lessons, DataCollatorWithPadding(tokenizer), recipe, "building tiny-reader")
-    return model, tokenizer
+    match name:
+        case "tiny-reader":
+            return [*project_characters(), *PUNCTUATION, *common_characters()]
+        case "tiny-scorer":
+            texts = "".join(path.read_text(encoding="utf-8") for path in lesson_text.FOLDER.glob("*.json"))
+            known = {*project_characters(), *PUNCTUATION, *common_characters()[:3755], *texts}
+            return sorted(known - set("\r\t"))
+        case "tiny-rater":
+            return sorted({*project_characters(), *PUNCTUATION, *hupu_lessons.alphabet()})
+    return project_characters()
 
 
-def build_scorer(recipe: ScorerRecipe = SCORER) -> tuple[Qwen2ForCausalLM, Qwen2Tokenizer]:
-    """A Qwen2 that has read instruction rows (lesson_text.py): it finds a likely answer likelier than an unlikely one.
-
-    Its alphabet is that of data/lessons and of the 3,755 most common characters (GB 2312, level 1); others are bytes to it.
-    """
-    texts = "".join(path.read_text(encoding="utf-8") for path in sorted(lesson_text.FOLDER.glob("*.json")))
-    common = common_characters()[:3755]
-    tokenizer = build_tokenizer(sorted({*project_characters(), *PUNCTUATION, *common, *texts} - set("\r\t")))
-    config = Qwen2Config(
-        vocab_size=len(tokenizer),
-        hidden_size=recipe.hidden,
-        intermediate_size=recipe.intermediate,
-        num_hidden_layers=recipe.layers,
-        num_attention_heads=recipe.heads,
-        num_key_value_heads=recipe.heads,
-        max_position_embeddings=512,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        tie_word_embeddings=True,
-        attn_implementation="eager",  # for short rows the fastest on a CPU
-    )
-    set_seed(recipe.seed)
-    model = Qwen2ForCausalLM(config)
-    lesson = _lesson_texts(tokenizer, lesson_text.rows(recipe.rows, recipe.seed), random.Random(recipe.seed))
-    _train(model, [lesson], CompletionCollator(tokenizer), recipe, "building tiny-scorer")
-    return model, tokenizer
-
-
-def build_rater(recipe: RaterRecipe = RATER) -> tuple[Qwen2ForCausalLM, Qwen2Tokenizer]:
-    """A Qwen2 that knows the words of data/hupu as a dictionary does, and has rated things that do not exist (hupu_lessons.py)."""
-    tokenizer = build_tokenizer(sorted({*project_characters(), *PUNCTUATION, *hupu_lessons.alphabet()}))
-    config = Qwen2Config(
-        vocab_size=len(tokenizer),
-        hidden_size=recipe.hidden,
-        intermediate_size=recipe.intermediate,
-        num_hidden_layers=recipe.layers,
-        num_attention_heads=recipe.heads,
-        num_key_value_heads=recipe.heads,
-        max_position_embeddings=512,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        tie_word_embeddings=False,
-        initializer_range=recipe.spread,
-        attn_implementation="eager",  # for short rows the fastest on a CPU
-    )
-    set_seed(recipe.seed)
-    model = Qwen2ForCausalLM(config)
-    rows = [chat.encode(tokenizer, row) for row in hupu_lessons.rows(recipe.rows, recipe.seed)]
-    _train(model, [rows], CompletionCollator(tokenizer), recipe, "building tiny-rater")
-    return model, tokenizer
+def _lessons(name: str, recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> list[list[dict]]:
+    """What the model `name` is trained on, one list of encoded rows after another."""
+    match name:
+        case "tiny-causal-lm":
+            return [[chat.encode(tokenizer, row) for row in pretraining_rows(recipe)]] * recipe.epochs
+        case "tiny-bert":
+            texts = [message["content"] for row in pretraining_rows(recipe) for message in row]
+            return [[{"input_ids": tokenizer(text)["input_ids"]} for text in texts]] * recipe.epochs
+        case "tiny-reader":
+            short = reading_text.rows(recipe.short_rows, recipe.seed + 1, clauses=(1, 2))
+            longer = reading_text.rows(recipe.rows, recipe.seed + 2, clauses=(2, 3))
+            return [_reading_windows(tokenizer, short), _reading_windows(tokenizer, longer)]
+        case "tiny-scorer":
+            rows = lesson_text.rows(recipe.rows, recipe.seed)
+            return [_scoring_texts(tokenizer, rows, random.Random(recipe.seed))]
+        case "tiny-rater":
+            return [[chat.encode(tokenizer, row) for row in hupu_lessons.rows(recipe.rows, recipe.seed)]]
 
 
 LESSON_MIX = {"zero-shot": 5, "one-shot": 2, "reversed": 2, "response": 1, "instruction": 1}
 
 
-def _lesson_texts(tokenizer: Qwen2Tokenizer, rows: list[dict], rng: random.Random) -> list[dict]:
+def _scoring_texts(tokenizer: Qwen2Tokenizer, rows: list[dict], rng: random.Random) -> list[dict]:
     """Each row as one text that the scores ask about, at random: with its prompt, behind an example, turned round, or a part alone."""
     prompts = scoring.Prompts(tokenizer)
     of_task = defaultdict(list)
@@ -448,21 +354,19 @@ def _lesson_texts(tokenizer: Qwen2Tokenizer, rows: list[dict], rng: random.Rando
         of_task[row["task"]].append(row)
     made = []
     for row in rows:
-        kind = rng.choices(list(LESSON_MIX), LESSON_MIX.values())[0]
-        ids = {
-            "zero-shot": lambda row: prompts.prompt(row) + prompts.text(row["output"]),
-            "one-shot": lambda row: (
-                prompts.one_shot(row, rng.choice(of_task[row["task"]])) + prompts.text(row["output"])
-            ),
-            "reversed": lambda row: prompts.reverse(row) + prompts.text(row["instruction"]),
-            "response": lambda row: prompts.start + prompts.text(row["output"]),
-            "instruction": lambda row: prompts.start + prompts.text(row["instruction"]),
-        }[kind](row)
+        match rng.choices(list(LESSON_MIX), LESSON_MIX.values())[0]:
+            case "zero-shot":
+                ids = prompts.prompt(row) + prompts.text(row["output"])
+            case "one-shot":
+                ids = prompts.one_shot(row, rng.choice(of_task[row["task"]])) + prompts.text(row["output"])
+            case "reversed":
+                ids = prompts.reverse(row) + prompts.text(row["instruction"])
+            case "response":
+                ids = prompts.start + prompts.text(row["output"])
+            case "instruction":
+                ids = prompts.start + prompts.text(row["instruction"])
         made.append({"input_ids": [*ids, tokenizer.eos_token_id], "completion_mask": [0] + [1] * len(ids)})
     return made
-
-
-PUNCTUATION = "，。！？；：、“”‘’（）《》【】「」『』…—·～"
 
 
 def _reading_windows(tokenizer: BertTokenizer, rows: list[dict]) -> list[dict]:
@@ -508,7 +412,7 @@ def _rotation(angles: torch.Tensor) -> torch.Tensor:
     return torch.block_diag(*torch.stack([cos, sin, -sin, cos], dim=-1).view(-1, 2, 2))
 
 
-def _train(model, lessons: list[list[dict]], collate, recipe, label: str) -> None:
+def _train(model: PreTrainedModel, lessons: list[list[dict]], collate, recipe: Recipe, label: str) -> None:
     """AdamW with warm-up and decay over all lessons (lists of rows), on the CPU: one seed, one machine, the same weights.
 
     In float32: a CPU without bfloat16 (AVX2) emulates it, which took 7 to 14 times as long, and ends in other weights.
@@ -541,27 +445,21 @@ def _batches(rows: list[dict], size: int, order: random.Random, window: int = 16
 
 # --- the cache --------------------------------------------------------------------------------------------------------------
 
-BUILDERS = {
-    "tiny-causal-lm": (build_causal_lm, CAUSAL_LM),
-    "tiny-bert": (build_bert, BERT),
-    "tiny-reader": (build_reader, READER),
-    "tiny-scorer": (build_scorer, SCORER),
-    "tiny-rater": (build_rater, RATER),
-}
 
-
-def _made_of(recipe: Recipe | ReaderRecipe | ScorerRecipe | RaterRecipe) -> tuple:
-    """All that a model is made of, besides its recipe: text, alphabet, template."""
-    if isinstance(recipe, RaterRecipe):
-        alphabet = project_characters(), PUNCTUATION, hupu_lessons.alphabet()
-        return hupu_lessons.rows(1000, recipe.seed), *alphabet, deepseek_r1_distill_chat_template
-    if isinstance(recipe, ScorerRecipe):
-        rows = lesson_text.rows(100, recipe.seed)
-        written = asdict(scoring.FORMS["plain"]), LESSON_MIX, deepseek_r1_distill_chat_template
-        return lesson_text.material(), rows, PUNCTUATION, project_characters(), written
-    if isinstance(recipe, ReaderRecipe):
-        return reading_text.material(), reading_text.rows(100, recipe.seed), PUNCTUATION, project_characters()
-    return pretraining_rows(recipe), project_characters(), deepseek_r1_distill_chat_template
+def _made_of(name: str) -> tuple:
+    """All that the model `name` is made of, besides its recipe: text, alphabet, template."""
+    recipe, characters, template = RECIPES[name], project_characters(), deepseek_r1_distill_chat_template
+    match name:
+        case "tiny-reader":
+            return reading_text.material(), reading_text.rows(100, recipe.seed), PUNCTUATION, characters
+        case "tiny-scorer":
+            form = asdict(scoring.FORMS["plain"]) | {"between": scoring.BETWEEN}
+            written = form, LESSON_MIX, template
+            return lesson_text.material(), lesson_text.rows(100, recipe.seed), PUNCTUATION, characters, written
+        case "tiny-rater":
+            rows = hupu_lessons.rows(1000, recipe.seed)
+            return rows, characters, PUNCTUATION, hupu_lessons.alphabet(), template
+    return pretraining_rows(recipe), characters, template
 
 
 def build(name: str) -> str:
@@ -569,16 +467,15 @@ def build(name: str) -> str:
 
     On one thread, so that its weights don't depend on how many cores there are.
     """
-    make, recipe = BUILDERS[name]
     folder = _folder(name)
     if not _is_built(name):
         started = time.monotonic()
         with _one_thread():
-            model, tokenizer = make(recipe)
+            model, tokenizer = make(name)
         with atomic_folder(folder) as temporary:
             model.save_pretrained(temporary)
             tokenizer.save_pretrained(temporary)
-            write_json(temporary / "recipe.json", {"fingerprint": _fingerprint(name), **asdict(recipe)})
+            write_json(temporary / "recipe.json", {"fingerprint": _fingerprint(name), **_told(name)})
         print(f"built {shown(folder)} in {time.monotonic() - started:.0f} s: {model.num_parameters():,} parameters")
     return str(folder)
 
@@ -587,9 +484,13 @@ def _folder(name: str) -> Path:
     return load_profile().models_dir / name
 
 
+def _told(name: str) -> dict:
+    """The recipe as it is written down: without what is None."""
+    return {key: value for key, value in asdict(RECIPES[name]).items() if value is not None}
+
+
 def _fingerprint(name: str) -> str:
-    recipe = BUILDERS[name][1]
-    return fingerprint(recipe, "float32", *_made_of(recipe))
+    return fingerprint(_told(name), "float32", *_made_of(name))
 
 
 def _is_built(name: str) -> bool:
@@ -618,7 +519,7 @@ def main(names: list[str]) -> None:
             build(name)
         return
     needed = [profile.scorer, profile.reader, profile.rater, profile.causal_lm, profile.encoder]  # the slowest first
-    missing = [name for name in dict.fromkeys(needed) if name in BUILDERS and not _is_built(name)]
+    missing = [name for name in dict.fromkeys(needed) if name in RECIPES and not _is_built(name)]
     if missing:
         print(f"building {', '.join(missing)}: some minutes, once")
     with ThreadPoolExecutor(profile.cpu_threads) as pool:
