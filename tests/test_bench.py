@@ -173,13 +173,13 @@ def test_typical_batches_hold_rows_of_like_length_and_stand_for_all(padding_toke
 
 def test_span_searches_agree_and_the_usual_one_is_seen_to_miss():
     lines = qa.measure_decoding(count=6, tokens=120, looped=6, rounds=1)  # raises where ours and every pair differ
-    assert [line.goal for line in lines] == [500, 5, None, None]
     missed = int(re.search(r"inexact in (\d) of 6", lines[1].other_name)[1])
     assert missed >= 3  # at the very least the three windows without a clear answer
 
 
 def test_a_search_that_misses_is_caught(monkeypatch):
-    monkeypatch.setattr(qa.qa, "_running_max", lambda values, length: values[:, : values.shape[1] - length + 1])
+    exact = qa.qa.n_best
+    monkeypatch.setattr(qa.qa, "n_best", lambda *args, max_tokens: exact(*args, max_tokens=3))
     with pytest.raises(AssertionError, match="not the spans that every pair gives"):
         qa.measure_decoding(count=2, tokens=120, looped=2, rounds=1)
 

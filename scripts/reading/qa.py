@@ -13,9 +13,11 @@ position of the same window. The *null* answer ("the context does not say") is t
 from __future__ import annotations
 
 import html
+import math
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -30,7 +32,6 @@ from scripts.reading.augment import question_kind
 NULL = 0  # [CLS] is a window's first token; `features` makes sure of it
 NO_CONTEXT = -1  # in context_start and context_end: this token is not of the context
 MAX_TOKENS = 64  # of an answer, when decoding; 99.5 % of CMRC 2018's answers have at most 63 characters
-BATCH_WINDOWS = 128  # decoded at once; with 384 tokens and 10 bands of 64 ends the arrays stay below 1 MB, in the cache
 
 
 # --- rows to windows --------------------------------------------------------------------------------------------------------
@@ -246,6 +247,10 @@ class Windows:
     def __len__(self) -> int:
         return len(self.row)
 
+    def __getitem__(self, indices: np.ndarray) -> Windows:
+        """These windows alone."""
+        return Windows(self.row[indices], self.start_char[indices], self.end_char[indices], self.valid[indices])
+
 
 def _padded(dataset: Dataset, name: str) -> np.ndarray:
     """A column of lists of numbers as one int32 array, -1 behind each list."""
@@ -313,15 +318,12 @@ def n_best(
         )
     if len(counts) and counts.min() == 0:
         raise ValueError(f"row {counts.argmin()} has no window: decode the windows of all rows together")
-    order, first_window = np.argsort(windows.row, kind="stable"), np.cumsum([0, *counts])
-    decoded, question = [], 0
-    while question < len(contexts):
-        until = np.searchsorted(first_window, first_window[question] + BATCH_WINDOWS, side="right") - 1
-        until = max(until, question + 1)  # a question's windows stay together, however many
-        chosen = order[first_window[question] : first_window[until]]
-        block = _Block.of(windows, start_logits, end_logits, chosen, first_question=question)
-        decoded += _decode(block, contexts[question:until], size, max_tokens)
-        question = until
+    order, edges = np.argsort(windows.row, kind="stable"), np.cumsum([0, *counts])
+    decoded = []
+    for context, (begin, end) in zip(contexts, pairwise(edges), strict=True):
+        own = order[begin:end]
+        logits = start_logits[own].astype(np.float64), end_logits[own].astype(np.float64)
+        decoded.append(_decode(context, windows[own], *logits, size, max_tokens))
     return decoded
 
 
@@ -343,171 +345,57 @@ def _checked(windows: Windows, logits) -> np.ndarray:
     return logits
 
 
-@dataclass(frozen=True)
-class _Block:
-    """The windows of some questions, a question's side by side: logits are float64, -inf where a position is not valid."""
-
-    question: np.ndarray  # (windows,) from 0, ascending
-    start: np.ndarray  # (windows, tokens)
-    end: np.ndarray
-    start_char: np.ndarray
-    end_char: np.ndarray
-    null: np.ndarray  # (windows,)
-
-    @classmethod
-    def of(cls, windows, start_logits, end_logits, chosen, first_question) -> _Block:
-        valid = windows.valid[chosen]
-        start, end = start_logits[chosen].astype(np.float64), end_logits[chosen].astype(np.float64)
-        null = start[:, NULL] + end[:, NULL]
-        start[~valid], end[~valid] = -np.inf, -np.inf
-        chars = windows.start_char[chosen], windows.end_char[chosen]
-        return cls(windows.row[chosen] - first_question, start, end, *chars, null)
-
-    def of_questions(self, kept: np.ndarray) -> _Block:
-        """The windows of the questions in `kept`, (questions,) of bool."""
-        rows = kept[self.question]
-        return _Block(*(array[rows] for array in vars(self).values()))
+def _decode(context: str, own: Windows, start: np.ndarray, end: np.ndarray, size: int, max_tokens: int) -> Decoded:
+    """One question from its own windows and their logits, float64."""
+    null = float((start[:, NULL] + end[:, NULL]).min())
+    spans = _distinct_spans(context, own, start, end, size, max_tokens)
+    if not spans:
+        return Decoded([], math.inf, 1.0)
+    log_z = _log_sum(own.start_char[own.valid], start[own.valid]) + _log_sum(own.end_char[own.valid], end[own.valid])
+    scores = [joint - log_z for _, _, joint in spans]
+    candidates = [
+        Candidate(context[first:stop], first, stop, score, math.exp(score))
+        for (first, stop, _), score in zip(spans, scores, strict=True)
+    ]
+    return Decoded(candidates, null - spans[0][2], float(np.exp(-np.logaddexp(0.0, log_z - null))))
 
 
-def _decode(block: _Block, contexts: list[str], size: int, max_tokens: int) -> list[Decoded]:
-    """One `Decoded` for each question of the block."""
-    log_z = _log_normalizer(block.question, block.start_char, block.start, len(contexts))
-    log_z += _log_normalizer(block.question, block.end_char, block.end, len(contexts))
-    null = np.full(len(contexts), np.inf)
-    np.minimum.at(null, block.question, block.null)
-    candidates, best = [None] * len(contexts), np.full(len(contexts), -np.inf)
-    pending, count = np.ones(len(contexts), dtype=bool), size
-    while pending.any():
-        for question, found, joint in _merged_spans(
-            block.of_questions(pending), contexts, log_z, size, count, max_tokens
-        ):
-            candidates[question], best[question], pending[question] = found, joint, False
-        count *= 4  # for questions whose best spans repeat few texts: look further down
-    nothing = best == -np.inf
-    with np.errstate(invalid="ignore"):  # -inf - -inf where nothing is possible at all; that is decided apart
-        no_answer = np.where(nothing, 1.0, np.exp(-np.logaddexp(0.0, log_z - null)))
-        null_score = np.where(nothing, np.inf, null - best)
-    return [Decoded(*of_one) for of_one in zip(candidates, null_score.tolist(), no_answer.tolist(), strict=True)]
+def _log_sum(chars: np.ndarray, logits: np.ndarray) -> float:
+    """log of the sum of exp(logit) over the distinct characters; one that stands twice counts with its highest logit."""
+    highest = np.full(chars.max() + 1, -np.inf)
+    np.maximum.at(highest, chars, logits)
+    return float(np.logaddexp.reduce(highest))
 
 
-def _log_normalizer(question: np.ndarray, chars: np.ndarray, logits: np.ndarray, questions: int) -> np.ndarray:
-    """log of the sum of exp(logit) over a question's distinct characters, (questions,); -inf where there are none."""
-    width = int(chars.max(initial=0)) + 1
-    highest = np.full(questions * width, -np.inf)
-    valid = logits > -np.inf
-    np.maximum.at(highest, (question[:, None] * width + chars)[valid], logits[valid])
-    highest = highest.reshape(questions, width)
-    top = highest.max(1)
-    top[top == -np.inf] = 0.0
-    with np.errstate(divide="ignore"):
-        return np.log(np.exp(highest - top[:, None]).sum(1)) + top
+def _distinct_spans(context, own: Windows, start, end, size: int, max_tokens: int) -> list[tuple[int, int, float]]:
+    """The `size` best spans with different texts, best first: (first character, the one behind the last, joint logit).
 
-
-def best_spans(
-    start: np.ndarray, end: np.ndarray, size: int, max_tokens: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Each window's `size` best spans by start + end logit: (first token, last token, logit), each (windows, size or fewer).
-
-    `start`, `end`: (windows, tokens), -inf where no span may begin or end. Where a window has fewer spans, -inf fills its line. Of equal
-    logits the earlier start counts, then the earlier end. The spans of a window come in order of their positions.
-
-    Exact without trying every pair: with `reach[s]` the highest end logit within `max_tokens` of s, start + reach is the best
-    that a start can do. If a span is among the n best, fewer than n starts can do better than its own; so the n best
-    starts suffice, each with its `max_tokens` ends. And the n-th best start is a bar that n spans clear: lower ones are out.
+    No pair is missed: `reached` is what each start comes to with the highest of its `max_tokens` ends, so at least `starts` spans
+    clear a bar as high as the `starts`-th best of them, and all that clear it are sorted. Where these repeat too few texts, the
+    bar is lowered.
     """
-    windows, tokens = start.shape
+    windows, tokens = own.valid.shape
     length = min(max_tokens, tokens)
-    padded = np.full((windows, tokens + length - 1), -np.inf)
-    padded[:, :tokens] = end
-    best = start + _running_max(padded, length)
-    first = _largest(best, min(size, tokens))
-    bar = np.take_along_axis(best, first, 1).min(1) if size <= tokens else np.full(windows, -np.inf)
-    joint = np.lib.stride_tricks.sliding_window_view(padded, length, axis=1)[np.arange(windows)[:, None], first]
-    joint = (joint + np.take_along_axis(start, first, 1)[:, :, None]).reshape(windows, -1)
-
-    window, place = np.nonzero(joint >= np.maximum(bar, np.finfo(np.float64).min)[:, None])  # which leaves -inf out
-    counts = np.bincount(window, minlength=windows)
-    slot = np.arange(len(window)) - np.repeat(np.cumsum(counts) - counts, counts)
-    shape = windows, max(counts.max(initial=0), 1)
-    clearing, places = np.full(shape, -np.inf), np.zeros(shape, dtype=np.int64)
-    clearing[window, slot], places[window, slot] = joint[window, place], place
-    chosen = _largest(clearing, min(size, shape[1]))
-    place = np.take_along_axis(places, chosen, 1)
-    first = np.take_along_axis(first, place // length, 1)
-    return first, first + place % length, np.take_along_axis(clearing, chosen, 1)
-
-
-def _running_max(values: np.ndarray, length: int) -> np.ndarray:
-    """Highest of each `length` neighbours, by doubling: (windows, n) -> (windows, n - length + 1)."""
-    reach, covered = values, 1
-    while covered * 2 <= length:
-        reach, covered = np.maximum(reach[:, :-covered], reach[:, covered:]), covered * 2
-    rest = length - covered
-    return np.maximum(reach[:, : reach.shape[1] - rest], reach[:, rest:])
-
-
-def _largest(values: np.ndarray, count: int) -> np.ndarray:
-    """Positions of the `count` largest of each line, ascending; of equal values the earlier ones. (lines, n) -> (lines, count)"""
-    lines, n = values.shape
-    if count == n:
-        return np.broadcast_to(np.arange(n), (lines, n))
-    least = np.partition(values, n - count, axis=1)[:, n - count, None]
-    kept = values >= least
-    spare = np.count_nonzero(kept, axis=1) - count
-    if len(crowded := np.flatnonzero(spare)):  # several equal the least: the last ones go
-        tied = values[crowded] == least[crowded]
-        from_right = tied[:, ::-1].cumsum(1)[:, ::-1]
-        kept[crowded] &= ~(tied & (from_right <= spare[crowded, None]))
-    return np.nonzero(kept)[1].reshape(lines, count)
-
-
-def _merged_spans(block: _Block, contexts, log_z, size: int, count: int, max_tokens: int):
-    """(question, its candidates, the best one's logit) for each question that the `count` best spans of its windows settle.
-
-    A window that has more spans than `count` hides those behind its last. So a question's order is known down to the first such
-    last one, and it is settled when `size` different texts stand above, or when no window hides anything.
-    """
-    first, last, joint = best_spans(block.start, block.end, count, max_tokens)
-    begin, end = np.take_along_axis(block.start_char, first, 1), np.take_along_axis(block.end_char, last, 1)
-    question = np.repeat(block.question, first.shape[1])
-    order = np.lexsort((end.ravel(), begin.ravel(), -joint.ravel(), question))
-    order = order[joint.ravel()[order] > -np.inf]
-    hiding = np.zeros(joint.shape, dtype=bool)
-    if joint.shape[1] == count:  # fewer: no window has so many spans
-        hiding[np.arange(len(joint)), _last_in_order(begin, end, joint)] = joint.min(1) > -np.inf
-
-    question, hiding = question[order], hiding.ravel()[order]
-    present = np.unique(block.question)
-    edges = np.searchsorted(question, [*present, len(contexts)]).tolist()
-    joint = joint.ravel()[order]
-    scores = joint - log_z[question]
-    columns = begin.ravel()[order], end.ravel()[order], scores, np.exp(scores), hiding
-    spans = list(zip(*(column.tolist() for column in columns), strict=True))
-    for asked, left, right in zip(present.tolist(), edges, edges[1:], strict=False):
-        found, settled = _distinct(spans[left:right], contexts[asked], size)
-        if settled:
-            yield asked, found, joint[left] if found else -np.inf
-
-
-def _last_in_order(begin: np.ndarray, end: np.ndarray, joint: np.ndarray) -> np.ndarray:
-    """The place, in each line, of the span that comes last: lowest logit, then latest start, then latest end."""
-    lowest = joint == joint.min(1, keepdims=True)
-    latest = np.where(lowest, begin.astype(np.int64) * (int(end.max(initial=0)) + 1) + end, -1)
-    return latest.argmax(1)
-
-
-def _distinct(spans: list[tuple], context: str, size: int) -> tuple[list[Candidate], bool]:
-    """The first `size` spans with different texts, and whether they are known to be the right ones."""
-    found = {}
-    for begin, end, score, probability, hides_more in spans:
-        text = context[begin:end]
-        if text not in found:
-            found[text] = Candidate(text, begin, end, score, probability)
-            if len(found) == size:
+    start, ends = np.where(own.valid, start, -np.inf), np.full((windows, tokens + length - 1), -np.inf)
+    ends[:, :tokens][own.valid] = end[own.valid]
+    ends = np.lib.stride_tricks.sliding_window_view(ends, length, axis=1)  # (windows, tokens, length)
+    reached, starts, lowest = start + ends.max(2), size, np.finfo(np.float64).min  # which leaves -inf out
+    while True:
+        all_starts = starts >= reached.size
+        bar = lowest if all_starts else max(lowest, np.partition(reached, -starts, axis=None)[-starts])
+        window, first = np.nonzero(reached >= bar)
+        joint = start[window, first, None] + ends[window, first]
+        place, more = np.nonzero(joint >= bar)
+        window, first, joint = window[place], first[place], joint[place, more]
+        spans = own.start_char[window, first], own.end_char[window, first + more], joint
+        order, distinct = np.lexsort((spans[1], spans[0], -joint)), {}
+        for span in zip(*(column[order].tolist() for column in spans), strict=True):
+            distinct.setdefault(context[span[0] : span[1]], span)
+            if len(distinct) == size:
                 break
-        if hides_more:
-            return [], False
-    return list(found.values()), True
+        if all_starts or len(distinct) == size:
+            return list(distinct.values())
+        starts *= 4
 
 
 # --- no answer --------------------------------------------------------------------------------------------------------------
