@@ -102,7 +102,7 @@ def made_from(code: dict[str, str]) -> dict[str, list[str]]:
 
 
 def fingerprints(code: dict[str, str], root: Path, profile: Profile) -> dict[str, str]:
-    """Notebook name -> fingerprint of all that its outputs depend on, which is neither prose nor a module's docstrings."""
+    """Notebook name -> fingerprint of all that its outputs depend on: neither prose nor a module's docstrings."""
     recipes = [profile.models_dir / str(value) / "recipe.json" for value in asdict(profile).values()]
     shared = fingerprint(profile, root / "data", *root.glob("requirements.txt"), *recipes)
     meanings, prints = {file: meaning(file) for file in (root / "scripts").rglob("*.py")}, {}
@@ -377,7 +377,7 @@ def run(root: Path, profile: Profile, nb: str | None = None) -> None:
 
 
 def refresh(root: Path, profile: Profile) -> None:
-    """Take the outputs of the executed notebooks into those of `root`/notebooks, whose prose may have been edited since.
+    """Take the outputs of the executed notebooks into `root`/notebooks, whose prose may be newer.
 
     Raises RunError, and takes none, unless the code of each was executed exactly as it stands now.
     """
