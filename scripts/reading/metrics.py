@@ -1,15 +1,21 @@
 """How good are the answers of a reader? Metrics of extractive question answering, made for Chinese and official ones.
 
-A question has several accepted answers, or none: `best_exact` and `best_char_f1` take a list of references for each row,
-and the classes `SquadV2`, `ChineseQA` and `Cmrc2018` are `evaluate` metrics whose rows are found by id. "" says that
-there is no answer.
+A question has several accepted answers, or none, and "" says that there is no answer. `best_exact` and `best_char_f1` take
+a list of references for each row. The others take what `evaluate.load("squad_v2").compute` does, and find rows by id:
+
+    predictions     [{"id": text, "prediction_text": text, "no_answer_probability": number}]; the last is 0 if left out
+    references      [{"id": text, "answers": {"text": [texts]}}], no texts where the question has no answer. A list of
+                    {"text": text}, as SQuAD's files have it, is taken too, and `answer_start` may be there.
+
+The order of both is free, and a question without a prediction is counted, with 0. ValueError names the row or the ids: a
+record of another form, an id given twice, a prediction for an unknown id, no question.
 
 | metric             | per    | rewards                           | misleads                                      |
 |--------------------|--------|-----------------------------------|-----------------------------------------------|
 | `best_char_f1`     | row    | `char_f1` with the best reference | as `char_f1`                                  |
-| `SquadV2`          | corpus | the same words between spaces     | Chinese has none: F1 only repeats exact match |
-| `ChineseQA`        | corpus | the same characters               | as `char_f1`; one figure for two abilities    |
-| `Cmrc2018`         | corpus | the longest run of characters     | a wrong character inside cuts the run         |
+| `squad_v2`         | corpus | the same words between spaces     | Chinese has none: F1 only repeats exact match |
+| `chinese_qa`       | corpus | the same characters               | as `char_f1`; one figure for two abilities    |
+| `cmrc_2018`        | corpus | the longest run of characters     | a wrong character inside cuts the run         |
 """
 
 from __future__ import annotations
@@ -21,8 +27,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import SequenceMatcher
 
-import datasets
-import evaluate
 import numpy as np
 from nltk.tokenize import NLTKWordTokenizer
 
@@ -78,70 +82,22 @@ def best_char_f1(predictions: Iterable[str], references: Iterable[Sequence[str]]
 # ---------------------------------------------------------------------------------------------------------------------
 # Rows found by id
 # ---------------------------------------------------------------------------------------------------------------------
-class _QAMetric(evaluate.Metric):
-    """What the three metrics share: `compute`, `add_batch` and `add` of `evaluate`, without files and without network.
+def _by_id(predictions, references):
+    """({id: checked prediction}, {id: accepted answers}), each in its own order."""
+    predicted = _unique("predictions", [_prediction(row, record) for row, record in enumerate(predictions)])
+    questions = _unique("references", [_reference(row, record) for row, record in enumerate(references)])
+    if not questions:
+        raise ValueError("references are empty: at least one question is needed")
+    if unknown := [id for id in predicted if id not in questions]:
+        raise ValueError(f"predictions: {_few(unknown)}: no such id among the {len(questions)} references")
+    return predicted, questions
 
-    predictions     [{"id": text, "prediction_text": text, "no_answer_probability": number}]; the last is 0 if left out
-    references      [{"id": text, "answers": {"text": [texts]}}], no texts where the question has no answer. A list of
-                    {"text": text}, as SQuAD's files have it, is taken too, and `answer_start` may be there.
 
-    Rows are joined by id, their order is free. A question without a prediction is counted, with 0. Raises ValueError
-    naming the row or the ids: a record of another form, an id given twice, a prediction for an unknown id, no question.
-    """
-
-    def __init__(self):
-        super().__init__(keep_in_memory=True)
-
-    def _build_data_dir(self):
-        return ""  # evaluate's own makes a folder in the user's cache, even for what stays in memory
-
-    def _info(self):
-        text = datasets.Value("string")
-        prediction = {"id": text, "prediction_text": text, "no_answer_probability": datasets.Value("float64")}
-        reference = {"id": text, "answers": {"text": datasets.List(text)}}
-        return evaluate.MetricInfo(
-            description=type(self).__doc__,
-            citation="",
-            features=datasets.Features({"predictions": prediction, "references": reference}),
-        )
-
-    def add(self, *, prediction=None, reference=None):
-        """Add one question's prediction and reference."""
-        self.add_batch(predictions=[prediction], references=[reference])
-
-    def add_batch(self, *, predictions=None, references=None):
-        """Add some predictions and some references, not necessarily of the same questions; `compute()` ends it."""
-        predictions = [_prediction(row, p) for row, p in enumerate([] if predictions is None else predictions)]
-        references = [_reference(row, r) for row, r in enumerate([] if references is None else references)]
-        missing = len(references) - len(predictions)
-        # evaluate wants two columns of the same length: the shorter one is filled with records without an id.
-        predictions += [{"id": "", "prediction_text": "", "no_answer_probability": 0.0}] * missing
-        references += [{"id": "", "answers": {"text": []}}] * -missing
-        super().add_batch(predictions=predictions, references=references)
-
-    def _finalize(self):
-        if self.writer is None:
-            raise ValueError("nothing to compute: no predictions and references were given or added")
-        super()._finalize()
-
-    def _compute(self, predictions, references, **options):
-        predicted, questions = self._by_id("predictions", predictions), self._by_id("references", references)
-        if not questions:
-            raise ValueError("references are empty: at least one question is needed")
-        if unknown := [id for id in predicted if id not in questions]:
-            raise ValueError(f"predictions: {_few(unknown)}: no such id among the {len(questions)} references")
-        return self._scores(predicted, {id: r["answers"]["text"] for id, r in questions.items()}, **options)
-
-    def _by_id(self, name, records):
-        """The records in their order by id, without those that only fill."""
-        records = [record for record in records if record["id"]]
-        if twice := [id for id, count in Counter(record["id"] for record in records).items() if count > 1]:
-            raise ValueError(f"{name}: {_few(twice)}: each id can stand there once")
-        return {record["id"]: record for record in records}
-
-    def _scores(self, predicted, questions):
-        """The metric: {id: prediction} and {id: texts} -> {name: figure}."""
-        raise NotImplementedError
+def _unique(name, pairs):
+    """The (id, value) pairs as a dict."""
+    if twice := [id for id, count in Counter(id for id, _ in pairs).items() if count > 1]:
+        raise ValueError(f"{name}: {_few(twice)}: each id can stand there once")
+    return dict(pairs)
 
 
 def _few(ids):
@@ -150,7 +106,7 @@ def _few(ids):
 
 
 def _prediction(row, record):
-    """A checked prediction with its probability."""
+    """(id, checked prediction)"""
     try:
         id, text, probability = record["id"], record["prediction_text"], record.get("no_answer_probability", 0.0)
         fine = isinstance(id, str) and id and isinstance(text, str) and math.isfinite(probability)
@@ -159,11 +115,11 @@ def _prediction(row, record):
     if not fine:
         form = '{"id": text, not empty, "prediction_text": text, "no_answer_probability": finite number}'
         raise ValueError(f"predictions, row {row}: {form} is needed, got {record!r}")
-    return {"id": id, "prediction_text": text, "no_answer_probability": float(probability)}
+    return id, {"prediction_text": text, "no_answer_probability": float(probability)}
 
 
 def _reference(row, record):
-    """A checked reference, its answers as {"text": [texts]}."""
+    """(id, accepted answers)"""
     try:
         id, answers = record["id"], record["answers"]
         texts = answers["text"] if isinstance(answers, Mapping) else [answer["text"] for answer in answers]
@@ -173,13 +129,13 @@ def _reference(row, record):
     if not fine:
         form = '{"id": text, not empty, "answers": {"text": [texts]}}'
         raise ValueError(f"references, row {row}: {form} is needed, got {record!r}")
-    return {"id": id, "answers": {"text": checked_texts(f"references, row {row}, answers", texts)}}
+    return id, checked_texts(f"references, row {row}, answers", texts)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Characters
 # ---------------------------------------------------------------------------------------------------------------------
-class ChineseQA(_QAMetric):
+def chinese_qa(predictions: Iterable[Mapping], references: Iterable[Mapping]) -> dict[str, float]:
     """Exact match and character F1 of Chinese extractive QA, in percent: `best_exact` and `best_char_f1` by id.
 
     exact, f1       over all questions, total of them; missing of those have no prediction and count as 0
@@ -188,30 +144,29 @@ class ChineseQA(_QAMetric):
 
     A mean over no question is NaN. "" is the only way to say "no answer": `no_answer_probability` is not looked at.
 
-    >>> scores = ChineseQA().compute(
+    >>> scores = chinese_qa(
     ...     predictions=[{"id": "1", "prediction_text": "在璃月"}, {"id": "2", "prediction_text": ""}],
     ...     references=[{"id": "1", "answers": {"text": ["璃月"]}}, {"id": "2", "answers": {"text": []}}])
     >>> scores["exact"], scores["f1"], scores["NoAns_accuracy"]
     (50.0, 90.0, 100.0)
     """
-
-    def _scores(self, predicted, questions):
-        given = np.array([id in predicted for id in questions])
-        answerable = np.array([bool(texts) for texts in questions.values()])
-        texts = [predicted[id]["prediction_text"] if id in predicted else "" for id in questions]
-        exact = best_exact(texts, questions.values()) & given
-        f1 = best_char_f1(texts, questions.values()) * given
-        return {
-            "exact": _percent(exact),
-            "f1": _percent(f1),
-            "total": len(questions),
-            "missing": int((~given).sum()),
-            "HasAns_exact": _percent(exact[answerable]),
-            "HasAns_f1": _percent(f1[answerable]),
-            "HasAns_total": int(answerable.sum()),
-            "NoAns_accuracy": _percent(exact[~answerable]),
-            "NoAns_total": int((~answerable).sum()),
-        }
+    predicted, questions = _by_id(predictions, references)
+    given = np.array([id in predicted for id in questions])
+    answerable = np.array([bool(texts) for texts in questions.values()])
+    texts = [predicted[id]["prediction_text"] if id in predicted else "" for id in questions]
+    exact = best_exact(texts, questions.values()) & given
+    f1 = best_char_f1(texts, questions.values()) * given
+    return {
+        "exact": _percent(exact),
+        "f1": _percent(f1),
+        "total": len(questions),
+        "missing": int((~given).sum()),
+        "HasAns_exact": _percent(exact[answerable]),
+        "HasAns_f1": _percent(f1[answerable]),
+        "HasAns_total": int(answerable.sum()),
+        "NoAns_accuracy": _percent(exact[~answerable]),
+        "NoAns_total": int((~answerable).sum()),
+    }
 
 
 def _percent(values):
@@ -221,11 +176,13 @@ def _percent(values):
 # ---------------------------------------------------------------------------------------------------------------------
 # SQuAD v2.0
 # ---------------------------------------------------------------------------------------------------------------------
-class SquadV2(_QAMetric):
+def squad_v2(
+    predictions: Iterable[Mapping], references: Iterable[Mapping], no_answer_threshold: float = 1.0
+) -> dict[str, float]:
     """The official SQuAD v2.0 scores (evaluate-v2.0.py, also `evaluate.load("squad_v2")`), without the Hub.
 
     Texts are compared as words between spaces, without case, ASCII punctuation and a, an, the; full-width marks stay.
-    An answer in Chinese is one word, so f1 only repeats exact: `ChineseQA` is the one to read.
+    An answer in Chinese is one word, so f1 only repeats exact: `chinese_qa` is the one to read.
 
     exact, f1, total                        in percent, over all questions; HasAns_ and NoAns_ over those with and
                                             without an answer, left out where there is none
@@ -234,36 +191,35 @@ class SquadV2(_QAMetric):
                                             scored on, and questions of equal probability count one by one, in the
                                             order of `predictions`: an upper bound.
 
-    `compute(no_answer_threshold=1.0)`: a question whose no_answer_probability is above it counts as answered with "".
+    `no_answer_threshold`: a question whose no_answer_probability is above it counts as answered with "".
 
     Two differences. The script leaves a question without prediction out of the totals, or stops: here it counts as 0
     everywhere, and the key "missing" appears. `evaluate.load("squad_v2")` rounds the probabilities to float32, here
     they are float64 as in the script.
 
-    >>> SquadV2().compute(predictions=[{"id": "1", "prediction_text": "in the Mondstadt"}],
-    ...                   references=[{"id": "1", "answers": {"text": ["Mondstadt!"]}}])["f1"]
+    >>> squad_v2(predictions=[{"id": "1", "prediction_text": "in the Mondstadt"}],
+    ...          references=[{"id": "1", "answers": {"text": ["Mondstadt!"]}}])["f1"]
     66.66666666666666
     """
-
-    def _scores(self, predicted, questions, no_answer_threshold=1.0):
-        raw, final = {"exact": {}, "f1": {}}, {"exact": {}, "f1": {}}
-        for id, texts in questions.items():
-            record = predicted.get(id)
-            for name, score in _squad_scores(record["prediction_text"], texts).items() if record else ():
-                raw[name][id] = score
-                silent = record["no_answer_probability"] > no_answer_threshold
-                final[name][id] = float(not texts) if silent else score
-        scores = {}
-        for prefix, wanted in (("", (True, False)), ("HasAns_", (True,)), ("NoAns_", (False,))):
-            if ids := [id for id, texts in questions.items() if bool(texts) in wanted]:
-                for name in ("exact", "f1"):
-                    scores[prefix + name] = 100.0 * sum(final[name].get(id, 0) for id in ids) / len(ids)
-                scores[prefix + "total"] = len(ids)
-        for name in ("exact", "f1"):
-            best, threshold = _best_threshold(predicted, questions, raw[name])
-            scores |= {f"best_{name}": best, f"best_{name}_thresh": threshold}
-        missing = len(questions) - len(predicted)
-        return scores | ({"missing": missing} if missing else {})
+    predicted, questions = _by_id(predictions, references)
+    raw, final = {"exact": {}, "f1": {}}, {"exact": {}, "f1": {}}
+    for id, texts in questions.items():
+        record = predicted.get(id)
+        for name, score in _squad_scores(record["prediction_text"], texts).items() if record else ():
+            raw[name][id] = score
+            silent = record["no_answer_probability"] > no_answer_threshold
+            final[name][id] = float(not texts) if silent else score
+    scores = {}
+    for prefix, wanted in (("", (True, False)), ("HasAns_", (True,)), ("NoAns_", (False,))):
+        if ids := [id for id, texts in questions.items() if bool(texts) in wanted]:
+            for name in ("exact", "f1"):
+                scores[prefix + name] = 100.0 * sum(final[name].get(id, 0) for id in ids) / len(ids)
+            scores[prefix + "total"] = len(ids)
+    for name in ("exact", "f1"):
+        best, threshold = _best_threshold(predicted, questions, raw[name])
+        scores |= {f"best_{name}": best, f"best_{name}_thresh": threshold}
+    missing = len(questions) - len(predicted)
+    return scores | ({"missing": missing} if missing else {})
 
 
 def _squad_words(text):
@@ -297,18 +253,18 @@ def _harmonic(shared, predicted, true):
 
 def _best_threshold(predicted, questions, scores):
     """(best score in percent, threshold): all questions start as unanswered, then answers come in, surest first."""
-    order = sorted(predicted.values(), key=lambda record: record["no_answer_probability"])
-    gains = [scores[r["id"]] if questions[r["id"]] else -bool(r["prediction_text"]) for r in order]
+    order = sorted(predicted, key=lambda id: predicted[id]["no_answer_probability"])
+    gains = [scores[id] if questions[id] else -bool(predicted[id]["prediction_text"]) for id in order]
     reached = np.cumsum([sum(not questions[id] for id in predicted), *gains])
     best = int(np.argmax(reached))  # the first of equals, as the script has it
-    threshold = order[best - 1]["no_answer_probability"] if best else 0.0
+    threshold = predicted[order[best - 1]]["no_answer_probability"] if best else 0.0
     return 100.0 * float(reached[best]) / len(questions), threshold
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # CMRC 2018
 # ---------------------------------------------------------------------------------------------------------------------
-class Cmrc2018(_QAMetric):
+def cmrc_2018(predictions: Iterable[Mapping], references: Iterable[Mapping]) -> dict[str, float]:
     """The scores of CMRC 2018's official script (cmrc2018_evaluate.py), as numbers in percent instead of text.
 
     F1              shared is the longest common *substring* of the two token lists, best over the references: a wrong
@@ -323,24 +279,23 @@ class Cmrc2018(_QAMetric):
     stayed."): the script has nltk cut them with a trained model that must be downloaded, and this does not cut. None of
     the 9,657 answers of CMRC 2018's development set holds one.
 
-    >>> Cmrc2018().compute(predictions=[{"id": "1", "prediction_text": "钟离在璃月"}],
-    ...                    references=[{"id": "1", "answers": {"text": ["璃月"]}}])["F1"]      # 2 of 5, 2 of 2
+    >>> cmrc_2018(predictions=[{"id": "1", "prediction_text": "钟离在璃月"}],
+    ...           references=[{"id": "1", "answers": {"text": ["璃月"]}}])["F1"]      # 2 of 5, 2 of 2
     57.14285714285715
     """
-
-    def _scores(self, predicted, questions):
-        if empty := [id for id, texts in questions.items() if not texts]:
-            raise ValueError(f"references: {_few(empty)}: no answer; CMRC 2018's metric is for questions that have one")
-        f1 = em = 0.0
-        for id, texts in questions.items():
-            if id in predicted:
-                prediction = predicted[id]["prediction_text"]
-                said = _cmrc_tokens(prediction)
-                f1 += max(_cmrc_f1(said, _cmrc_tokens(text)) for text in dict.fromkeys(texts))
-                em += any(_cmrc_plain(prediction) == _cmrc_plain(text) for text in texts)
-        f1, em = 100.0 * f1 / len(questions), 100.0 * em / len(questions)
-        skipped = len(questions) - len(predicted)
-        return {"AVERAGE": (em + f1) * 0.5, "F1": f1, "EM": em, "TOTAL": len(questions), "SKIP": skipped}
+    predicted, questions = _by_id(predictions, references)
+    if empty := [id for id, texts in questions.items() if not texts]:
+        raise ValueError(f"references: {_few(empty)}: no answer; CMRC 2018's metric is for questions that have one")
+    f1 = em = 0.0
+    for id, texts in questions.items():
+        if id in predicted:
+            prediction = predicted[id]["prediction_text"]
+            said = _cmrc_tokens(prediction)
+            f1 += max(_cmrc_f1(said, _cmrc_tokens(text)) for text in dict.fromkeys(texts))
+            em += any(_cmrc_plain(prediction) == _cmrc_plain(text) for text in texts)
+    f1, em = 100.0 * f1 / len(questions), 100.0 * em / len(questions)
+    skipped = len(questions) - len(predicted)
+    return {"AVERAGE": (em + f1) * 0.5, "F1": f1, "EM": em, "TOTAL": len(questions), "SKIP": skipped}
 
 
 # The script's list, which leaves much out (‘, …, and all other ASCII marks) and is kept as it is.

@@ -3,14 +3,13 @@
 import doctest
 import math
 import random
-import socket
 
-import evaluate
 import numpy as np
 import pytest
 
+from scripts.metrics import char_f1
 from scripts.reading import metrics
-from scripts.reading.metrics import ChineseQA, Cmrc2018, SquadV2, best_char_f1, best_exact
+from scripts.reading.metrics import best_char_f1, best_exact, chinese_qa, cmrc_2018, squad_v2
 
 QUESTIONS = {  # id: (accepted answers, prediction, probability that there is no answer)
     "钟离-1": (["璃月", "璃月港"], "璃月", 0.1),
@@ -27,7 +26,7 @@ QUESTIONS = {  # id: (accepted answers, prediction, probability that there is no
     "无-3": ([], "the", 0.55),
 }
 ANSWERABLE = {id: question for id, question in QUESTIONS.items() if question[0]}
-METRICS = [SquadV2, ChineseQA, Cmrc2018]
+METRICS = [squad_v2, chinese_qa, cmrc_2018]
 
 
 def test_docstring_examples():
@@ -36,7 +35,7 @@ def test_docstring_examples():
 
 
 def records(questions=QUESTIONS, without=()):
-    """`compute`'s arguments for {id: (answers, prediction, probability)}; ids in `without` get no prediction."""
+    """A metric's arguments for {id: (answers, prediction, probability)}; ids in `without` get no prediction."""
     predictions = [
         {"id": id, "prediction_text": text, "no_answer_probability": probability}
         for id, (_, text, probability) in questions.items()
@@ -58,7 +57,7 @@ def records(questions=QUESTIONS, without=()):
 )
 def test_squad_v2_prints_what_evaluate_v2_py_prints(threshold, exact, f1, no_answer):
     """The figures are those of SQuAD's evaluate-v2.0.py (copy in github.com/qwang70/bert, b3797fb) with -n and -t."""
-    assert SquadV2().compute(**records(), no_answer_threshold=threshold) == {
+    assert squad_v2(**records(), no_answer_threshold=threshold) == {
         "exact": exact,
         "f1": f1,
         "total": 12,
@@ -77,7 +76,7 @@ def test_squad_v2_prints_what_evaluate_v2_py_prints(threshold, exact, f1, no_ans
 
 def test_cmrc_2018_gives_what_its_script_gives():
     """The figures are those of cmrc2018_evaluate.py v6 (github.com/ymcui/cmrc2018, baseline/, c0eb1b6), unrounded."""
-    assert Cmrc2018().compute(**records(ANSWERABLE, without=["温迪-4"])) == {
+    assert cmrc_2018(**records(ANSWERABLE, without=["温迪-4"])) == {
         "AVERAGE": 44.37950937950937,
         "F1": 66.53679653679653,
         "EM": 22.22222222222222,
@@ -101,7 +100,7 @@ def test_cmrc_2018_gives_what_its_script_gives():
     ],
 )
 def test_cmrc_2018_by_hand(answer, prediction, f1, exact):
-    scores = Cmrc2018().compute(**records({"1": ([answer], prediction, 0.0)}))
+    scores = cmrc_2018(**records({"1": ([answer], prediction, 0.0)}))
     assert (scores["F1"], scores["EM"]) == (pytest.approx(100 * f1), 100 * exact)
 
 
@@ -118,11 +117,11 @@ def test_cmrc_2018_against_an_oracle_that_tries_every_run():
         return 2 * max(map(len, runs(text) & runs(answer))) / (len(text) + len(answer))
 
     expected = np.mean([max(f1(text, a) for a in answers) for answers, text, _ in questions.values()])
-    assert Cmrc2018().compute(**records(questions))["F1"] == pytest.approx(100 * expected)
+    assert cmrc_2018(**records(questions))["F1"] == pytest.approx(100 * expected)
 
 
 def test_squad_v2s_best_is_that_of_every_threshold_tried():
-    draw, metric = random.Random(1), SquadV2()
+    draw = random.Random(1)
     for _ in range(5):
         questions = {}
         for number in range(12):
@@ -130,10 +129,10 @@ def test_squad_v2s_best_is_that_of_every_threshold_tried():
             text = draw.choice([*answers, "", "red sea", "blue"])
             questions[str(number)] = (answers, text, round(draw.random(), 6))
         tried = {
-            threshold: metric.compute(**records(questions), no_answer_threshold=threshold)
+            threshold: squad_v2(**records(questions), no_answer_threshold=threshold)
             for threshold in [-1.0, *(q[2] for q in questions.values())]
         }
-        scores = metric.compute(**records(questions))
+        scores = squad_v2(**records(questions))
         for name in ("exact", "f1"):
             assert scores[f"best_{name}"] == pytest.approx(max(scores[name] for scores in tried.values()))
             reached = tried.get(scores[f"best_{name}_thresh"], tried[-1.0])
@@ -144,10 +143,9 @@ def test_squad_v2s_best_is_that_of_every_threshold_tried():
 
 
 def test_official_f1_only_repeats_exact_match_in_chinese_and_characters_do_not():
-    answers = {"1": "岩元素", "2": "往生堂的客卿", "3": "璃月港", "4": "蒙德"}
-    said = {"1": "水元素", "2": "往生堂的客卿", "3": "在璃月港的码头", "4": "稻妻"}
-    arguments = records({id: ([answers[id]], said[id], 0.0) for id in answers})
-    official, chinese = SquadV2().compute(**arguments), ChineseQA().compute(**arguments)
+    answers, said = "岩元素 往生堂的客卿 璃月港 蒙德".split(), "水元素 往生堂的客卿 在璃月港的码头 稻妻".split()
+    arguments = records({str(i): ([answers[i]], said[i], 0.0) for i in range(4)})
+    official, chinese = squad_v2(**arguments), chinese_qa(**arguments)
     assert official["f1"] == official["exact"] == chinese["exact"] == 25
     assert chinese["f1"] == pytest.approx(100 * (4 / 6 + 1 + 6 / 10 + 0) / 4)
 
@@ -155,7 +153,7 @@ def test_official_f1_only_repeats_exact_match_in_chinese_and_characters_do_not()
 def test_chinese_qa_by_hand():
     exact = [1, 0, 0, 1, 1, 0, 0, 0, 0]  # 胡桃-1 without book marks and full stop, 胡桃-2 in half width
     f1 = [1, 4 / 6, 10 / 11, 1, 1, 0, 4 / 5, 14 / 16, 0]  # 温迪-1: case counts
-    assert ChineseQA().compute(**records()) == {
+    assert chinese_qa(**records()) == {
         "exact": pytest.approx(100 * (sum(exact) + 1) / 12),
         "f1": pytest.approx(100 * (sum(f1) + 1) / 12),
         "total": 12,
@@ -198,19 +196,17 @@ def test_the_best_of_several_references_counts_and_without_one_the_empty_answer_
 def test_best_char_f1_against_char_f1_of_each_reference():
     draw = random.Random(2)
     predictions = ["".join(draw.choices("岩元素钟，", k=draw.randint(0, 6))) for _ in range(100)]
-    references = [
-        ["岩" + "".join(draw.choices("岩元素钟，", k=draw.randint(0, 6))) for _ in range(3)] for _ in range(100)
-    ]
-    each = [metrics.char_f1(predictions, [texts[i] for texts in references]) for i in range(3)]
+    references = [["岩" + "".join(draw.choices("岩元素钟，", k=3)) for _ in range(3)] for _ in range(100)]
+    each = [char_f1(predictions, [texts[i] for texts in references]) for i in range(3)]
     assert best_char_f1(predictions, references).tolist() == np.max(each, axis=0).tolist()
 
 
 def test_a_mean_over_no_question_is_nan_and_the_official_keys_are_left_out():
     without = records({id: q for id, q in QUESTIONS.items() if not q[0]})
-    assert math.isnan(ChineseQA().compute(**without)["HasAns_f1"])
-    assert math.isnan(ChineseQA().compute(**records(ANSWERABLE))["NoAns_accuracy"])
-    assert not any(key.startswith("HasAns") for key in SquadV2().compute(**without))
-    assert not any(key.startswith("NoAns") for key in SquadV2().compute(**records(ANSWERABLE)))
+    assert math.isnan(chinese_qa(**without)["HasAns_f1"])
+    assert math.isnan(chinese_qa(**records(ANSWERABLE))["NoAns_accuracy"])
+    assert not any(key.startswith("HasAns") for key in squad_v2(**without))
+    assert not any(key.startswith("NoAns") for key in squad_v2(**records(ANSWERABLE)))
 
 
 @pytest.mark.parametrize(
@@ -225,9 +221,8 @@ def test_a_mean_over_no_question_is_nan_and_the_official_keys_are_left_out():
     ],
 )
 def test_bad_rows_are_refused(predictions, references, message):
-    for metric in (best_exact, best_char_f1):
-        with pytest.raises(ValueError, match=message):
-            metric(predictions, references)
+    with pytest.raises(ValueError, match=message):
+        best_exact(predictions, references)
 
 
 # --- rows by id -------------------------------------------------------------------------------------------------------
@@ -235,63 +230,32 @@ def test_bad_rows_are_refused(predictions, references, message):
 
 def test_missing_predictions_count_as_0():
     without = ["钟离-1", "无-1"]  # both are right in the full set
-    scores = SquadV2().compute(**records(without=without))
+    scores = squad_v2(**records(without=without))
     assert scores["missing"] == 2 and scores["total"] == 12 and scores["NoAns_total"] == 3
     assert scores["exact"] == pytest.approx(100 * (4 - 2) / 12)
     assert scores["best_exact"] == pytest.approx(100 * (5 - 2) / 12)
-    assert "missing" not in SquadV2().compute(**records())
+    assert "missing" not in squad_v2(**records())
 
-    scores = ChineseQA().compute(**records(without=without))
+    scores = chinese_qa(**records(without=without))
     assert scores["missing"] == 2 and scores["total"] == 12
     assert scores["exact"] == pytest.approx(100 * (4 - 2) / 12) and scores["NoAns_accuracy"] == 0
 
-    scores = Cmrc2018().compute(**records(ANSWERABLE, without=without))
+    scores = cmrc_2018(**records(ANSWERABLE, without=without))
     assert scores["SKIP"] == 1 and scores["TOTAL"] == 9 and scores["EM"] == pytest.approx(100 * (2 - 1) / 9)
+    assert cmrc_2018(**records(ANSWERABLE, without=ANSWERABLE))["F1"] == 0  # no prediction at all
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_no_prediction_at_all_is_0(metric):
-    scores = metric().compute(**records(ANSWERABLE, without=ANSWERABLE))
-    assert scores.get("exact", scores.get("EM")) == 0
-
-
-@pytest.mark.parametrize("metric", METRICS)
-def test_one_call_many_batches_and_any_order_are_the_same(metric):
-    arguments = records(ANSWERABLE)
-    once = metric().compute(**arguments)
-    batches, other = metric(), metric()
-    for at in range(0, 9, 4):
-        batches.add_batch(**{name: rows[at : at + 4] for name, rows in arguments.items()})
-        other.add_batch(predictions=arguments["predictions"][at : at + 4])  # two at the same time
-    other.add_batch(references=arguments["references"][::-1])
-    once = pytest.approx(once, rel=1e-12, nan_ok=True)
-    assert batches.compute() == once and other.compute() == once
-    for prediction, reference in zip(*arguments.values(), strict=True):
-        batches.add(prediction=prediction, reference=reference)
-    assert batches.compute() == once and batches.compute(**arguments) == once  # no compute leaves a row behind
-
-
-@pytest.mark.parametrize("metric", METRICS)
-def test_squads_own_list_of_answers_is_taken_and_a_probability_may_be_left_out(metric):
-    arguments = records({id: (answers, text, 0.0) for id, (answers, text, _) in ANSWERABLE.items()})
-    as_squad = {
-        "predictions": [{"id": p["id"], "prediction_text": p["prediction_text"]} for p in arguments["predictions"]],
-        "references": [
-            {"id": r["id"], "answers": [{"text": text, "answer_start": 0} for text in r["answers"]["text"]]}
-            for r in arguments["references"]
-        ],
-    }
-    assert metric().compute(**as_squad) == metric().compute(**arguments)
-
-
-@pytest.mark.parametrize("metric", METRICS)
-def test_it_is_an_evaluate_metric_without_network_files_and_noise(metric, tmp_path, monkeypatch, capfd):
-    monkeypatch.setattr(evaluate.config, "HF_METRICS_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(socket.socket, "connect", lambda *_: pytest.fail("the network was asked"))
-    instance = metric()
-    assert isinstance(instance, evaluate.Metric)
-    instance.compute(**records(ANSWERABLE))
-    assert not (tmp_path / "cache").exists() and capfd.readouterr() == ("", "")
+def test_order_and_form_of_the_records_are_free(metric):
+    questions = {id: (answers, text, 0.0) for id, (answers, text, _) in ANSWERABLE.items()}
+    expected = pytest.approx(metric(**records(questions)), rel=1e-12, nan_ok=True)
+    predictions = [{"id": id, "prediction_text": text} for id, (_, text, _) in questions.items()]
+    as_squad = [
+        {"id": id, "answers": [{"text": text, "answer_start": 0} for text in answers]}
+        for id, (answers, _, _) in questions.items()
+    ]
+    assert metric(predictions, as_squad) == expected
+    assert metric(iter(predictions[::-1]), as_squad[::-1]) == expected
 
 
 GOOD = {"id": "1", "prediction_text": "岩"}, {"id": "1", "answers": {"text": ["岩"]}}
@@ -303,7 +267,6 @@ GOOD = {"id": "1", "prediction_text": "岩"}, {"id": "1", "answers": {"text": ["
         ([GOOD[0], GOOD[0] | {"id": "7"}], [GOOD[1]], "predictions: '7': no such id among the 1 references"),
         ([GOOD[0], GOOD[0]], [GOOD[1]], "predictions: '1': each id can stand there once"),
         ([GOOD[0]], [GOOD[1], GOOD[1]], "references: '1': each id can stand there once"),
-        ([], [], "references are empty"),
         (["岩"], [GOOD[1]], r"predictions, row 0: \{\"id\": text.* got '岩'"),
         ([GOOD[0], {"id": "1"}], [GOOD[1]], "predictions, row 1: .* is needed"),
         ([GOOD[0] | {"id": ""}], [GOOD[1]], "predictions, row 0: .* not empty"),
@@ -318,23 +281,19 @@ GOOD = {"id": "1", "prediction_text": "岩"}, {"id": "1", "answers": {"text": ["
         ([GOOD[0]], [{"id": "1", "answers": {"text": [None]}}], "references, row 0, answers, row 0: a text is needed"),
     ],
 )
-@pytest.mark.parametrize("metric", METRICS)
-def test_bad_records_are_named_and_the_metric_is_usable_afterwards(metric, predictions, references, message):
-    instance = metric()
+def test_bad_records_are_named(predictions, references, message):
     with pytest.raises(ValueError, match=message):
-        instance.compute(predictions=predictions, references=references)
-    scores = instance.compute(predictions=[GOOD[0]], references=[GOOD[1]])
-    assert scores.get("exact", scores.get("EM")) == 100
+        squad_v2(predictions, references)
 
 
 def test_many_bad_ids_are_cut_short_and_nothing_at_all_is_an_error():
     predictions = [GOOD[0] | {"id": f"x{i}"} for i in range(7)]
     with pytest.raises(ValueError, match="'x0', 'x1', 'x2', 'x3', 'x4' and 2 more: no such id"):
-        ChineseQA().compute(predictions=predictions, references=[GOOD[1]])
-    with pytest.raises(ValueError, match="nothing to compute"):
-        ChineseQA().compute()
+        chinese_qa(predictions, [GOOD[1]])
+    with pytest.raises(ValueError, match="references are empty"):
+        chinese_qa([], [])
 
 
 def test_cmrc_2018_refuses_questions_without_an_answer():
     with pytest.raises(ValueError, match="references: '无-1', '无-2', '无-3': no answer"):
-        Cmrc2018().compute(**records())
+        cmrc_2018(**records())
