@@ -12,7 +12,7 @@ import pytest
 
 from scripts.files import DataError
 from scripts.ratings import hupu
-from scripts.ratings.hupu import COLUMNS, REASONS, REMARKS, load, messages, question, score_text, split
+from scripts.ratings.hupu import COLUMNS, REASONS, REMARKS, load, messages, score_text, split
 
 HEADER = ",".join(COLUMNS)
 ROW = {
@@ -91,16 +91,11 @@ def test_the_order_of_columns_is_free_and_others_are_ignored(read):
 
 def test_texts_lose_the_white_space_around_them_and_no_other(read):
     texts = {"Introduce": "\u3000火锅 配菜\n", "Title": " NA ", "Comments": " 好 | 不 好", "Head": "\tnull "}
-    row = read([texts])[0].iloc[0]
-    assert (row["head"], row["introduce"], row["title"]) == ("null", "火锅 配菜", "NA")
-    assert row["comments"] == ["好", "不 好"]
-
-
-def test_commas_quotes_and_line_breaks_stand_in_quoted_fields(read):
-    frame, report = read([{"Title": '大,"小"', "Comments": "一\n二\r\n三|四"}, {"Title": "牛肉"}])
-    assert frame["title"].to_list() == ['大,"小"', "牛肉"]
-    assert frame["comments"][0] == ["一\n二\r\n三", "四"]
-    assert frame["line"].to_list() == [2, 5] and report.rows == 2  # the first goes from line 2 to line 4
+    frame, report = read([texts, {"Title": '大,"小"', "Comments": "一\n二\r\n三|四"}, {"Title": "牛肉"}])
+    assert frame["head"].to_list() == ["null", "吃货食堂", "吃货食堂"] and frame["introduce"][0] == "火锅 配菜"
+    assert frame["title"].to_list() == ["NA", '大,"小"', "牛肉"]
+    assert frame["comments"].to_list()[:2] == [["好", "不 好"], ["一\n二\r\n三", "四"]]
+    assert frame["line"].to_list() == [2, 4, 7] and report.rows == 3  # the second goes from line 4 to line 6
 
 
 @pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
@@ -138,6 +133,9 @@ def test_the_example_at_the_top_of_the_module_holds(read):
 # ---------------------------------------------------------------- what cannot be read
 
 
+BIG5 = csv_text([{"Introduce": "火鍋", "Title": "一人一不", "Comments": "我", "Head": "一"}]).encode("big5")
+
+
 def test_a_missing_file_and_a_folder_are_named(tmp_path):
     with pytest.raises(DataError, match=r"^\.\.\./none\.csv: no such file; a CSV file is right$"):
         load(tmp_path / "none.csv")
@@ -145,42 +143,34 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path):
         load(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "\ufeff", " \r\n\n"])
-def test_an_empty_file_is_refused(refused, text):
-    assert refused(text).startswith(".../x.csv: empty; a header with Head, Ids, Introduce, ")
-
-
-@pytest.mark.parametrize("text", [HEADER, HEADER + "\n", HEADER + "\r\n\r\n"])
-def test_a_header_alone_is_refused(refused, text):
-    assert refused(text).startswith(".../x.csv: a header only; a header with Head, ")
-
-
-def test_columns_that_the_header_lacks_are_named_with_those_found(refused):
-    message = refused("Head,Ids,Introduce,title,TitleHot,Comments,Starts\n1,2,3,4,5,6,7\n")
-    assert message.startswith(".../x.csv: line 1, header: lacks Title, TitleScore; found Head, Ids, ")
-
-
-def test_a_needed_column_stands_once(refused):
-    message = refused(csv_text([[*ROW.values(), "1"]], (*COLUMNS, "Title")))
-    assert message == ".../x.csv: line 1, header: Title stands 2 times; once is right"
-
-
-def test_nul_bytes_are_refused_with_their_place(refused):
-    raw = csv_text([{"Title": "a\0b"}], lineterminator="\n").encode()
-    assert f"x.csv: line 2, byte {raw.index(0)} is NUL; text without them" in refused(raw)
-    assert "line 1, byte 3 is NUL" in refused(csv_text([{}]).encode("utf-16"))  # ff fe 48 00
-
-
-def test_other_encodings_are_refused_with_the_first_wrong_byte(refused):
-    raw = HEADER.encode() + b"\n\xff\xff,1"
-    wrong = f"line 2, byte {len(HEADER) + 1} (0xff) is not UTF-8"
-    assert refused(raw) == f".../x.csv: {wrong}, nor is the file GB18030; save it as UTF-8"
-    big5 = csv_text([{"Introduce": "火鍋", "Title": "一人一不", "Comments": "我", "Head": "一"}]).encode("big5")
-    big5.decode("gb18030")  # no error, but nonsense
-    assert "nor is the file GB18030" in refused(big5)
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        *((text, ": empty; a header with Head, Ids, Introduce, ") for text in ("", "\ufeff", " \r\n\n")),
+        *((HEADER + end, ": a header only; a header with Head, ") for end in ("", "\r\n\r\n")),
+        (
+            "Head,Ids,Introduce,title,Comments,Starts\n1,2,3,4,5,6\n",
+            ": line 1, header: lacks Title, TitleHot, TitleScore; ",
+        ),
+        (
+            csv_text([[*ROW.values(), "1"]], (*COLUMNS, "Title")),
+            ": line 1, header: Title stands 2 times; once is right",
+        ),
+        (HEADER + "\na\0b", f": line 2, byte {len(HEADER) + 2} is NUL; text without them"),
+        (csv_text([{}]).encode("utf-16"), ": line 1, byte 3 is NUL"),  # ff fe 48 00
+        (
+            HEADER.encode() + b"\n\xff\xff,1",
+            f": line 2, byte {len(HEADER) + 1} (0xff) is not UTF-8, nor is the file GB18030; save it as UTF-8",
+        ),
+        (BIG5, ": line 2, byte "),  # no error as GB18030, but nonsense
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named_with_the_place(refused, content, message):
+    assert refused(content).startswith(f".../x.csv{message}")
 
 
 def test_a_private_character_among_many_is_no_other_encoding(read):
+    assert BIG5.decode("gb18030")
     frame, report = read(csv_text([{"Comments": "好" * 1000 + "\ue5e5", "Starts": "1"}]).encode("gb18030"))
     assert report.encoding == "gb18030" and frame["comments"][0][0].endswith("\ue5e5")
 
@@ -207,10 +197,12 @@ def test_a_file_without_a_usable_row_is_refused_with_its_ledger(refused):
 # ---------------------------------------------------------------- what is left out
 
 
+NO_NUMBERS = ["九", "9.7分", "inf", "-inf", "nan", "1e1", "1_0", "9,7", "9.7.1", ".", "--", "٩", "9 .7"]
+
+
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        (["a", "b"], "wrong number of fields"),
         ([*ROW.values(), ""], "wrong number of fields"),
         ([" "], "wrong number of fields"),
         ({"Introduce": ""}, "empty introduce"),
@@ -219,29 +211,8 @@ def test_a_file_without_a_usable_row_is_refused_with_its_ledger(refused):
         ({"TitleScore": "-"}, "no score yet"),
         ({"TitleScore": " － "}, "no score yet"),  # full width
         ({"TitleScore": " "}, "no score yet"),
-        *(
-            ({"TitleScore": text}, "score is not a number")
-            for text in (
-                "九",
-                "9.7分",
-                "inf",
-                "-inf",
-                "nan",
-                "NaN",
-                "1e1",
-                "1_0",
-                "9,7",
-                "9.7.1",
-                ".",
-                "--",
-                "9 .7",
-                "٩",
-            )
-        ),
-        *(
-            ({"TitleScore": text}, "score outside 0 to 10")
-            for text in ("10.1", "-0.1", "97", "-9.7", "１１", "9" * 400)
-        ),
+        *(({"TitleScore": text}, "score is not a number") for text in NO_NUMBERS),
+        *(({"TitleScore": text}, "score outside 0 to 10") for text in ("10.1", "-0.1", "１１", "9" * 400)),
         ({}, "repeats another row"),
         ({"TitleScore": "9.70", "Ids": "18"}, "repeats another row"),
         ({"TitleScore": "9.6"}, "another score for the same title"),
@@ -253,48 +224,43 @@ def test_a_row_is_left_out_with_its_reason(read, row, reason):
     assert frame["line"].to_list() == [2] and (report.rows, report.kept) == (2, 1)
 
 
-@pytest.mark.parametrize(
-    ("row", "reason"),
-    [
-        (["", "", "", ""], "wrong number of fields"),
-        ({"Introduce": "", "Title": "", "TitleScore": "-"}, "empty introduce"),
-        ({"Title": "", "TitleScore": "x"}, "empty title"),
-        ({"TitleScore": "99"}, "score outside 0 to 10"),  # and another score for the same title
-        ({"TitleHot": "?"}, "repeats another row"),
-    ],
-)
-def test_the_first_reason_counts_and_a_row_left_out_has_no_remark(read, row, reason):
-    _, report = read([{}, row])
-    assert found(report.left_out) == [(reason, 1, "3")] and found(report.remarks) == []
+def test_the_first_reason_counts_and_a_row_left_out_has_no_remark(read):
+    rows = [["", "", "", ""], {"Introduce": "", "Title": "", "TitleScore": "-"}, {"Title": "", "TitleScore": "x"}]
+    rows += [{"TitleScore": "99"}, {"TitleHot": "?"}]  # the first of these has another score for the same title as well
+    _, report = read([{}, *rows])
+    reasons = [
+        "wrong number of fields",
+        "empty introduce",
+        "empty title",
+        "score outside 0 to 10",
+        "repeats another row",
+    ]
+    assert found(report.left_out) == [(reason, 1, str(line)) for line, reason in enumerate(reasons, 3)]
+    assert found(report.remarks) == []
 
 
-@pytest.mark.parametrize(
-    ("text", "score"),
-    [
-        ("9.7", 9.7),
-        ("９．７", 9.7),
-        ("0", 0),
-        ("0.0", 0),
-        ("10", 10),
-        ("10.0", 10),
-        (" 8. ", 8),
-        (".5", 0.5),
-        ("+7", 7),
-    ],
-)
-def test_a_score_from_0_to_10_is_kept(read, text, score):
-    frame, report = read([{"TitleScore": text}])
-    assert frame["score"][0] == score and found(report.left_out) == found(report.remarks) == []
+def test_a_score_from_0_to_10_is_kept(read):
+    scores = {
+        "9.7": 9.7,
+        "９．７": 9.7,
+        "0": 0,
+        "0.0": 0,
+        "-0.0": 0,
+        "10": 10,
+        "10.0": 10,
+        " 8. ": 8,
+        ".5": 0.5,
+        "+7": 7,
+    }
+    frame, report = read([{"Title": text, "TitleScore": text} for text in scores])
+    assert frame["score"].to_list() == list(scores.values()) and math.copysign(1, frame["score"][4]) == 1
+    assert found(report.left_out) == found(report.remarks) == []
 
 
-def test_minus_zero_is_zero(read):
-    frame, _ = read([{"TitleScore": "-0.0"}])
-    assert math.copysign(1, frame["score"][0]) == 1
-
-
-def test_the_same_title_in_another_introduce_is_another_thing(read):
-    frame, report = read([{}, {"Introduce": "夜宵"}, {"Introduce": "早餐", "TitleScore": "1.0"}])
-    assert len(frame) == 3 and found(report.left_out) == []
+def test_the_same_title_in_another_introduce_is_another_thing_and_rows_stay_in_order(read):
+    frame, report = read([{"Introduce": name, "TitleHot": heat} for name, heat in zip("丁丙乙甲", "1243", strict=True)])
+    assert frame["introduce"].to_list() == list("丁丙乙甲") and frame.index.to_list() == [0, 1, 2, 3]
+    assert found(report.left_out) == []
 
 
 @pytest.mark.parametrize(
@@ -317,28 +283,9 @@ def test_of_different_scores_the_one_with_the_greatest_heat_stays(read, heats, s
     assert found(report.left_out) == [("another score for the same title", 2, others)]
 
 
-def test_repeats_and_other_scores_of_a_title_are_told_apart(read):
-    scores_and_heats = [("9.7", "10"), ("8.0", "100"), ("9.7", "1000"), ("8.0", "5")]
-    frame, report = read([{"TitleScore": score, "TitleHot": heat} for score, heat in scores_and_heats])
-    # line 4 has the greatest heat; 2 repeats its score, 3 has another, and 5 repeats 3
-    assert frame["line"].to_list() == [4]
-    assert found(report.left_out) == [
-        ("repeats another row", 2, "2, 5"),
-        ("another score for the same title", 1, "3"),
-    ]
-
-
-def test_kept_rows_stay_in_the_order_of_the_file(read):
-    frame, _ = read([{"Title": title, "TitleHot": heat} for title, heat in zip("丁丙乙甲", "1243", strict=True)])
-    assert frame["title"].to_list() == list("丁丙乙甲") and frame.index.to_list() == [0, 1, 2, 3]
-
-
 def test_five_line_numbers_are_shown(read):
     _, report = read([{}, *[{"TitleScore": "-"}] * 6, *[{"Title": ""}] * 5])
-    assert found(report.left_out) == [
-        ("empty title", 5, "9, 10, 11, 12, 13"),
-        ("no score yet", 6, "3, 4, 5, 6, 7, …"),
-    ]
+    assert found(report.left_out) == [("empty title", 5, "9, 10, 11, 12, 13"), ("no score yet", 6, "3, 4, 5, 6, 7, …")]
     assert str(report).split("\n") == [
         ".../x.csv (utf-8): 12 rows, 1 kept, 11 left out",
         "",
@@ -352,25 +299,14 @@ def test_five_line_numbers_are_shown(read):
 # ---------------------------------------------------------------- what is kept with a remark
 
 
-@pytest.mark.parametrize(
-    ("text", "heat"),
-    [
-        *[("4341", 4341), ("4,341", 4341), ("1,234,567", 1234567), ("0", 0), (" 7 ", 7), ("４３４１", 4341)],
-        *[("1.2万", 12000), ("3.5w", 35000), ("3.5W", 35000), ("12万", 120000), ("4.35万", 43500)],
-    ],
-)
-def test_heat_is_read_as_the_site_writes_it(read, text, heat):
-    frame, report = read([{"TitleHot": text}])
-    assert frame["heat"][0] == heat and found(report.remarks) == []
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["", "-", "-5", "+5", "12.5", "43,41", "1,2345", "1.2千", "热", "万", "nan", "1e3", "1.2万人", "9" * 400],
-)
-def test_other_heats_become_nan_with_a_remark(read, text):
-    frame, report = read([{"TitleHot": text}])
-    assert math.isnan(frame["heat"][0]) and found(report.remarks) == [("heat is malformed", 1, "2")]
+def test_heat_is_read_as_the_site_writes_it_and_else_is_nan_with_a_remark(read):
+    heats = {"4341": 4341, "4,341": 4341, "1,234,567": 1234567, "0": 0, " 7 ": 7, "４３４１": 4341, "1.2万": 12000}
+    heats |= {"3.5w": 35000, "3.5W": 35000, "12万": 120000, "4.35万": 43500}
+    frame, report = read([{"Title": text, "TitleHot": text} for text in heats])
+    assert frame["heat"].to_list() == list(heats.values()) and found(report.remarks) == []
+    wrong = ["", "-", "-5", "+5", "12.5", "43,41", "1,2345", "1.2千", "热", "万", "nan", "1e3", "1.2万人", "9" * 400]
+    frame, report = read([{"Title": f"第{number}个", "TitleHot": text} for number, text in enumerate(wrong)])
+    assert frame["heat"].isna().all() and found(report.remarks)[0][:2] == ("heat is malformed", len(wrong))
 
 
 @pytest.mark.parametrize(("text", "score"), [("9.25", 9.25), ("9.70", 9.7), ("９．７５", 9.75)])
@@ -400,16 +336,13 @@ def test_comments_and_stars_that_do_not_match_have_a_remark(read, comments, star
     assert found(report.remarks) == [("comments and stars differ in number", 1, "2")]
 
 
-def test_no_comments_and_no_stars_match(read):
+def test_no_comments_and_no_stars_match_and_a_row_may_have_several_remarks(read):
     gaps = {"Title": "牛肉", "Comments": "好||坏", "Starts": "1|0|2"}
-    frame, report = read([{"Comments": "", "Starts": " "}, gaps])
-    assert frame["comments"].to_list() == [[], ["好", "", "坏"]] and frame["stars"].to_list() == [[], [1, 0, 2]]
-    assert found(report.remarks) == []
-
-
-def test_a_row_may_have_several_remarks(read):
-    _, report = read([{"TitleHot": "", "TitleScore": "9.25", "Starts": ""}])
-    assert found(report.remarks) == [(remark, 1, "2") for remark in REMARKS]
+    odd = {"Title": "虾滑", "TitleHot": "", "TitleScore": "9.25", "Starts": ""}
+    frame, report = read([{"Comments": "", "Starts": " "}, gaps, odd])
+    assert frame["comments"].to_list()[:2] == [[], ["好", "", "坏"]]
+    assert frame["stars"].to_list() == [[], [1, 0, 2], []]
+    assert found(report.remarks) == [(remark, 1, "4") for remark in REMARKS]
 
 
 # ---------------------------------------------------------------- junk against a slow count
@@ -473,7 +406,7 @@ def counted(table):
     return [line[:2] for line in found(table)]
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(12))
 def test_junk_is_counted_as_a_slow_count_does(read, seed):
     rng = random.Random(seed)
     records = [junk(rng) for _ in range(rng.choice([20, 60, 150]))]
@@ -503,16 +436,10 @@ def test_junk_is_counted_as_a_slow_count_does(read, seed):
 # ---------------------------------------------------------------- ask
 
 
-@pytest.mark.parametrize(
-    ("score", "text"),
-    [
-        *[(9.7, "9.7"), (10, "10.0"), (0, "0.0"), (-0.0, "0.0"), (9.25, "9.3"), (0.05, "0.1")],
-        *[(9.95, "10.0"), (0.049, "0.0")],
-        *[(8.35, "8.4"), (2.675, "2.7"), (1e-7, "0.0"), (pd.Series([9.7])[0], "9.7")],
-    ],
-)
-def test_a_score_has_one_decimal_and_half_rounds_up(score, text):
-    assert score_text(score) == text
+def test_a_score_has_one_decimal_and_half_rounds_up():
+    texts = {9.7: "9.7", 10: "10.0", -0.0: "0.0", 9.25: "9.3", 0.05: "0.1", 9.95: "10.0", 0.049: "0.0", 8.35: "8.4"}
+    texts |= {2.675: "2.7", 1e-7: "0.0", pd.Series([9.3])[0]: "9.3"}
+    assert [score_text(score) for score in texts] == list(texts.values())
 
 
 @pytest.mark.parametrize("score", [10.01, -0.01, math.inf, -math.inf, math.nan, None, "x", True])
@@ -523,16 +450,9 @@ def test_what_is_no_score_is_refused(score):
 
 def test_a_row_becomes_a_question_and_its_score(read):
     frame, _ = read([{}, {"Title": "牛肉", "TitleScore": "8"}])
-    assert question("火锅配菜", "毛肚") == "火锅配菜中的毛肚你能打几颗星:"
+    talks = [("火锅配菜中的毛肚你能打几颗星:", "9.7"), ("火锅配菜中的牛肉你能打几颗星:", "8.0")]
     assert messages(frame) == [
-        [
-            {"role": "user", "content": "火锅配菜中的毛肚你能打几颗星:"},
-            {"role": "assistant", "content": "9.7"},
-        ],
-        [
-            {"role": "user", "content": "火锅配菜中的牛肉你能打几颗星:"},
-            {"role": "assistant", "content": "8.0"},
-        ],
+        [{"role": "user", "content": asked}, {"role": "assistant", "content": score}] for asked, score in talks
     ]
 
 
@@ -554,24 +474,16 @@ def test_no_title_stands_in_two_splits_and_unseen_introduces_in_nothing_else(see
     frame = things(seed)
     names = split(frame, seed=seed)
     assert names.index.equals(frame.index) and names.name == "split"
-    assert set(names) == {"train", "validation", "calibration", "test", "unseen introduce"}
     held = names == "unseen introduce"
     unseen = set(frame["introduce"][held])
     assert len(unseen) == 4 and not unseen & set(frame["introduce"][~held])
     assert (names[~held].groupby(frame["title"][~held]).nunique() == 1).all()
     also_held = frame["title"].isin(frame["title"][held]) & ~held
     assert also_held.any() and set(names[also_held]) == {"test"}
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_shares_are_about_what_was_asked_of_the_rows_not_held_out(seed):
     frame = things(seed, titles=30000)
     names = split(frame, test=0.2, calibration=0.15, validation=0.05, seed=seed)
-    shares = names[names != "unseen introduce"].value_counts(normalize=True)
-    assert shares["test"] == pytest.approx(0.2, abs=0.01)
-    assert shares["calibration"] == pytest.approx(0.15, abs=0.01)
-    assert shares["validation"] == pytest.approx(0.05, abs=0.01)
-    assert shares["train"] == pytest.approx(0.6, abs=0.01)
+    shares = names[names != "unseen introduce"].value_counts(normalize=True).to_dict()
+    assert shares == pytest.approx({"test": 0.2, "calibration": 0.15, "validation": 0.05, "train": 0.6}, abs=0.01)
 
 
 def test_unseen_introduces_are_of_the_middle_half_by_rows():
@@ -602,16 +514,12 @@ def test_titles_that_stand_in_unseen_introduces_count_towards_test():
     assert set(frame["title"][none == "test"]) == {f"乙{number}" for number in range(5)}
 
 
-def test_the_split_of_the_article_has_two_parts():
-    frame = things(0, rows=1000, titles=10**6)
-    names = split(frame, unseen=0, test=0.005, calibration=0, validation=0)
-    assert names.value_counts().to_dict() == {"train": 995, "test": 5}
-
-
-def test_a_share_above_0_has_one_title_at_least():
+def test_a_share_above_0_has_one_title_at_least_and_a_share_of_0_none():
     frame = pd.DataFrame({"introduce": ["类"] * 4, "title": list("甲乙丙丁")})
     names = split(frame, unseen=0, test=0.01, calibration=0.01, validation=0.01)
     assert sorted(names) == ["calibration", "test", "train", "validation"]
+    article = split(things(0, rows=1000, titles=10**6), unseen=0, test=0.005, calibration=0, validation=0)
+    assert article.value_counts().to_dict() == {"train": 995, "test": 5}
 
 
 def test_the_split_follows_from_the_seed_and_not_from_the_order_of_rows():

@@ -1,4 +1,4 @@
-"""scoring.py: scores against their formulas, prompts, one-shot pairs, files, and the article's traps."""
+"""scoring.py: scores against their formulas, prompts, one-shot pairs, files, and the shell."""
 
 import copy
 import json
@@ -14,17 +14,10 @@ import pandas as pd
 import pytest
 import torch
 from tokenizers import Tokenizer, models, trainers
-from torch.nn.functional import cross_entropy
-from transformers import (
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    set_seed,
-)
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, set_seed
 
-from scripts import chat, likelihood
+from scripts import chat
 from scripts.artifacts import read_jsonl
-from scripts.likelihood import losses
 from scripts.profiles import ROOT
 from scripts.sft_scores import scoring
 from scripts.sft_scores.scoring import FORMS, SCORES, Prompts, main, score, write_table
@@ -190,33 +183,6 @@ def given(monkeypatch, tokenizer):
 ASKED, TURNED = "指令：甲是谁\n回答：", "根据回答写出指令。\n回答：{}\n指令："
 
 
-def test_the_scores_are_made_of_the_losses(model, tokenizer, given):
-    about = {("", ASKED): 2.0, (ASKED, "船工"): 1.0, ("", "船工"): 3.0}
-    given(about | {(TURNED.format("船工"), "甲是谁"): 0.5, ("", "甲是谁"): 2.0})
-    line = score(model, tokenizer, [row(output="船工")]).loc[0]
-    assert line[SCORED[:6]].tolist() == pytest.approx([7.389056, 2.718282, 0.135335, 1 / 3, 0.223130, 0.25], rel=1e-5)
-    assert line[[f"{text}_loss" for text in scoring.LOSSES]].tolist() == [2.0, 1.0, 3.0, 0.5, 2.0]
-    lengths = [len(ids_of(tokenizer, text)) for text in (ASKED, "船工", "船工", "甲是谁", "甲是谁")]
-    assert line[[f"{text}_tokens" for text in scoring.LOSSES]].tolist() == lengths
-
-
-def test_the_two_definitions_of_ifd_may_rank_two_rows_oppositely(model, tokenizer, given):
-    given({(ASKED, "船工"): 1.0, ("", "船工"): 2.0, (ASKED, "灯匠"): 4.0, ("", "灯匠"): 6.0})
-    table = score(model, tokenizer, [row(output="船工"), row(output="灯匠")])
-    assert table["ifd"].tolist() == pytest.approx([0.367879, 0.135335], rel=1e-5)  # e^-1, e^-2
-    assert table["ifd_loss_ratio"].tolist() == pytest.approx([1 / 2, 2 / 3])
-
-
-def test_one_shot_scores_are_the_means_of_sign_and_gain(model, tokenizer, given):
-    outputs, behind = ["一", "二", "三", "四"], ASKED + "一\n\n" + ASKED
-    zero_shot = {(ASKED, text): math.log(ppl) for text, ppl in zip(outputs[1:], (2, 3, 4), strict=True)}
-    given(zero_shot | {(behind, text): math.log(ppl) for text, ppl in zip(outputs[1:], (1, 1, 9), strict=True)})
-    line = score(model, tokenizer, [row(output=text, task="问") for text in outputs]).loc[0]
-    assert line["one_shot_pairs"] == 3
-    assert line["one_shot_validity"] == pytest.approx(1 / 3)  # 1, 1, -1
-    assert line["one_shot_gain"] == pytest.approx(-2 / 3)  # 1, 2, -5
-
-
 @pytest.mark.parametrize(
     ("known", "missing", "reason"),
     [
@@ -372,18 +338,14 @@ def test_a_response_is_cut_to_the_window_and_cut_alike_alone(model, tokenizer):
 
 def test_a_prompt_or_instruction_that_fills_the_window_leaves_scores_out_with_a_reason(model, tokenizer):
     long = row("是谁" * 20, "船工" * 40)
-    length, asked, answered = (
-        len(ids_of(tokenizer, text)) for text in (plain_prompt(long), long["instruction"], long["output"])
-    )
-    length += 1  # the start token
+    asked, answered = (len(ids_of(tokenizer, long[part])) for part in ("instruction", "output"))
+    length = 1 + len(ids_of(tokenizer, plain_prompt(long)))  # the start token
     line = score(model, tokenizer, [long], max_length=length).loc[0]
     assert f"response: the prompt's {length} tokens leave no room in a window of {length}" in line["reason"]
     assert math.isnan(line["ifd"]) and line["prompt_tokens"] == length - 1 and line["truncated_tokens"] == answered
     line = score(model, tokenizer, [long], max_length=30).loc[0]
-    assert f"instruction_alone: {1 + asked} tokens; the window is 30" in line["reason"] and math.isnan(
-        line["reversed_ifd"]
-    )
-    assert line["prompt_tokens"] == 29 and line["instruction_tokens"] == 0
+    assert f"instruction_alone: {1 + asked} tokens; the window is 30" in line["reason"]
+    assert math.isnan(line["reversed_ifd"]) and line["prompt_tokens"] == 29 and line["instruction_tokens"] == 0
     assert line["truncated_tokens"] == answered and line["response_alone_tokens"] == 0
 
 
@@ -412,21 +374,15 @@ def tasked(tasks):
     return [row(f"第{number}题", "好", task=task) for number, task in enumerate(tasks)]
 
 
-def test_an_example_is_tried_on_other_rows_of_its_task_never_on_itself_or_a_copy(tokenizer):
-    rows = tasked("问问问问写写写写")
-    rows[3] = rows[0]
-    for seed in range(10):
+def test_an_example_is_tried_on_other_rows_of_its_task_alike_never_on_itself_or_a_copy(tokenizer):
+    rows = tasked("问问问问问写写")
+    rows.append(rows[0])
+    times = Counter()
+    for seed in range(200):
         found = drawn(tokenizer, rows, shots=2, seed=seed)
-        assert sorted(found[0]) == sorted(found[3]) == [1, 2]
-        for number in (4, 5, 6, 7):
-            assert len(set(found[number])) == 2 and set(found[number]) <= {4, 5, 6, 7} - {number}
-
-
-def test_every_other_row_is_as_likely_to_be_drawn(tokenizer):
-    rows = [*tasked("问问问问问"), tasked("问")[0]]  # the last is a copy of the first
-    times = Counter(other for seed in range(600) for other in drawn(tokenizer, rows, shots=2, seed=seed)[0])
-    assert set(times) == {1, 2, 3, 4} and sum(times.values()) == 1200
-    assert all(abs(count - 300) < 60 for count in times.values())  # five standard deviations
+        times.update(found[0])
+        assert len(set(found[0])) == len(set(found[7])) == 2 and found[5] == [6] and found[6] == [5]
+    assert set(times) == {1, 2, 3, 4} and all(abs(count - 100) < 36 for count in times.values())  # five deviations
 
 
 def test_the_draw_repeats_by_seed_and_differs_between_rows_and_seeds(tokenizer):
@@ -454,35 +410,6 @@ def test_a_pair_that_is_too_long_is_left_out(model, tokenizer):
     assert table["reason"].tolist()[:2] == ["", ""]
 
 
-# ----- the article's traps
-
-
-@torch.inference_mode()
-def test_labels_equal_to_the_input_score_the_prompt_too(model, tokenizer):
-    # The article's first example calls this PPL(y|x).
-    x = "Summarize the following paragraph. The quick brown fox jumps over the lazy dog."
-    context, target = ids_of(tokenizer, x), ids_of(tokenizer, " The fox jumps over the dog.")
-    ids = torch.tensor([context + target])
-    articles = model(ids, labels=ids.clone()).loss.item()
-    [ours] = losses(model, [(context, target)])
-    labels = torch.tensor([[-100] * len(context) + list(target)])
-    assert ours == pytest.approx(model(ids, labels=labels).loss.item(), rel=1e-5)
-    assert abs(articles - ours) > 0.01 * ours
-
-
-def test_scores_that_are_sorted_by_length_must_be_put_back(model, tokenizer):
-    bos = (tokenizer.bos_token_id,)
-    requests = [(bos, ids_of(tokenizer, text)) for text in ("一二三四五六", "好", "甲乙丙丁", "是谁")]
-    expected = [np.mean(nats_by_hand(model, *one)) for one in requests]
-    # calculate_sample_perplexity_resortable(sort_by_len=True) reorders the rows, and returns what it found in that order
-    order = sorted(range(4), key=lambda number: len(requests[number][1]))
-    articles = [np.mean(nats_by_hand(model, *requests[number])) for number in order]
-    ours = losses(model, requests)
-    np.testing.assert_allclose(ours, expected, rtol=1e-5)
-    np.testing.assert_allclose(sorted(ours), sorted(articles), rtol=1e-5)
-    assert not np.allclose(ours, articles, rtol=0.01)
-
-
 def test_a_token_may_span_prompt_and_response_and_ids_are_joined_instead(model):
     bpe = Tokenizer(models.BPE())
     trainer = trainers.BpeTrainer(special_tokens=["<eos>"], min_frequency=5, show_progress=False)
@@ -496,24 +423,6 @@ def test_a_token_may_span_prompt_and_response_and_ids_are_joined_instead(model):
     assert line["response_tokens"] == line["response_alone_tokens"] == 2
     expected = np.mean(nats_by_hand(model, spanning("<eos>" + x)["input_ids"], ids_of(spanning, y)))
     assert line["response_loss"] == pytest.approx(expected, rel=1e-5)
-
-
-@torch.inference_mode()
-def test_padding_in_the_labels_is_counted_where_pad_is_eos(model, tokenizer):
-    assert tokenizer.pad_token == tokenizer.eos_token
-    texts = [
-        (*ids_of(tokenizer, text), tokenizer.eos_token_id) for text in ("甲是船工", "甲是谁？甲是海州的船工，爱笑")
-    ]
-    right = copy.deepcopy(tokenizer)
-    right.padding_side = "right"
-    batch = right.pad({"input_ids": [list(ids) for ids in texts]}, return_tensors="pt")
-    ids = batch["input_ids"]
-    logits = model(**batch).logits[0, :-1]
-    counted = cross_entropy(logits, ids[0, 1:]).item()  # labels = input_ids
-    without_eos = cross_entropy(logits, ids[0, 1:].where(ids[0, 1:] != right.pad_token_id, -100)).item()
-    ours = losses(model, [(text[:1], text[1:]) for text in texts])
-    assert ours[0] == pytest.approx(np.mean(nats_by_hand(model, texts[0][:1], texts[0][1:])), rel=1e-5)
-    assert abs(counted - ours[0]) > 0.01 and abs(without_eos - ours[0]) > 0.01
 
 
 # ----- files and the shell
@@ -534,21 +443,6 @@ def test_both_files_hold_the_table(tmp_path):
     assert (tmp_path / "out/scores.csv").read_bytes().startswith(b"\xef\xbb\xbfid,task")
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_no_half(tmp_path, monkeypatch):
-    write_table(pd.DataFrame({"id": ["旧"]}), tmp_path)
-    old = (tmp_path / "scores.csv").read_bytes()
-
-    def half(table, path, **_):
-        path.write_text("id\n新", encoding="utf-8")
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(pd.DataFrame, "to_csv", half)
-    with pytest.raises(OSError, match="no space left"):
-        write_table(pd.DataFrame({"id": ["新"]}), tmp_path)
-    assert (tmp_path / "scores.csv").read_bytes() == old
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["scores.csv", "scores.parquet"]
-
-
 @pytest.fixture(scope="module")
 def shell(model, tokenizer, tmp_path_factory):
     """(arguments without --out, the rows): a file of rows and a saved checkpoint."""
@@ -562,18 +456,18 @@ def shell(model, tokenizer, tmp_path_factory):
     return [str(folder / "rows.jsonl"), "--model", str(folder / "model"), *options], rows
 
 
-def test_the_shell_scores_a_file_and_a_second_run_scores_nothing_again(
-    model, tokenizer, shell, tmp_path, monkeypatch, capsys
-):
+def test_the_shell_scores_a_file_and_a_second_run_scores_nothing_again(model, tokenizer, shell, tmp_path, capsys):
     arguments, rows = shell
     main([*arguments, "--out", str(tmp_path)])
     assert "13 rows, " in capsys.readouterr().out
     first, csv = read_back(tmp_path)
     pd.testing.assert_frame_equal(first, score(model, tokenizer, rows, shots=2, max_length=120, max_tokens=300))
     assert csv["id"].tolist() == first["id"].tolist() and csv["reason"].tolist() == first["reason"].tolist()
-    monkeypatch.setattr(likelihood, "batch_nats", lambda *_: pytest.fail("a batch was scored again"))
+    [journal] = (tmp_path / "journal").glob("*.jsonl")
+    batches = read_jsonl(journal)
     main([*arguments, "--out", str(tmp_path)])
-    assert "batches were scored before" in capsys.readouterr().out
+    assert f"{len(batches)} batches were scored before" in capsys.readouterr().out
+    assert read_jsonl(journal) == batches
     pd.testing.assert_frame_equal(read_back(tmp_path)[0], first, check_exact=True)
 
 

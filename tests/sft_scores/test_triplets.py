@@ -31,7 +31,7 @@ def save(path, rows):
     elif path.suffix.lower() == ".jsonl":
         path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     else:
-        path.write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+        path.write_text(json.dumps(rows), encoding="utf-8")
     return path
 
 
@@ -56,39 +56,15 @@ def refused(read):
 # ---------------------------------------------------------------- Alpaca's fields
 
 
-def test_a_row_comes_out_with_an_id_and_a_task(read):
-    assert read([LAN, SHI]) == [
-        {"id": "1", "instruction": "阿兰是谁？", "input": "", "output": "灯匠", "task": ""},
-        {"id": "2", "instruction": "译成英文", "input": "石生是船工。", "output": SHI["output"], "task": ""},
+def test_a_row_comes_out_with_an_id_and_a_task_and_all_else_as_it_is(read):
+    bare = {"instruction": "", "output": " \t两行\r\n🐉👩‍🚀 \n"}
+    more = {"task": "译", "fault": ["swapped"], "history": [["问", "答"]], "score": 0.5, "system": None, "split": "a"}
+    assert read([LAN, bare, bare | {"input": None, "task": None}, SHI | more]) == [
+        {"id": "1"} | LAN | {"task": ""},
+        {"id": "2"} | bare | {"input": "", "task": ""},
+        {"id": "3"} | bare | {"input": "", "task": ""},
+        {"id": "4"} | SHI | more,
     ]
-
-
-def test_input_and_task_may_be_missing_or_null(read):
-    bare = {"instruction": "问", "output": "答"}
-    rows = read([bare, bare | {"input": None, "task": None}])
-    assert [(row["input"], row["task"]) for row in rows] == [("", ""), ("", "")]
-
-
-@pytest.mark.parametrize("field", ["instruction", "output"])
-def test_an_empty_instruction_or_output_is_kept(read, field):
-    assert read([LAN | {field: ""}])[0][field] == ""
-
-
-def test_white_space_and_emoji_stay_as_they_are(read):
-    text = " \t两行\r\n🐉👩‍🚀 \n"
-    assert read([LAN | {"output": text}])[0]["output"] == text
-
-
-def test_other_columns_stay_as_they_are(read):
-    more = {
-        "task": "译",
-        "fault": ["swapped"],
-        "history": [["问", "答"]],
-        "score": 0.5,
-        "system": None,
-        "split": "a",
-    }
-    assert read([SHI | more]) == [{"id": "1"} | SHI | more]
 
 
 @pytest.mark.parametrize("written", [3, "3", "3.0", 3.0])
@@ -101,45 +77,17 @@ def test_turns_that_load_gave_are_a_number_again(read, written):
 # ---------------------------------------------------------------- messages
 
 
-def test_one_exchange_is_a_triplet_and_the_system_stays(read):
-    rows = read([{"messages": turns("谁？", "灯匠")}, {"messages": turns("谁？", "船工", system="简答"), "fault": ""}])
-    assert rows == [
-        {"id": "1", "instruction": "谁？", "input": "", "output": "灯匠", "task": ""},
-        {
-            "id": "2",
-            "instruction": "谁？",
-            "input": "",
-            "output": "船工",
-            "task": "",
-            "system": "简答",
-            "fault": "",
-        },
-    ]
-
-
-def test_several_exchanges_are_one_row_of_the_last_with_their_number(read):
-    rows = read(
-        [
-            {"messages": turns("一", "二", "三", "四", "五", "六", system="")},
-            {"messages": turns("一", "二", "三", "四")},
-        ]
-    )
-    triplet = {"instruction": "五", "input": "", "output": "六", "task": ""}
-    assert rows[0] == {"id": "1"} | triplet | {"system": "", "turns": 3}
-    assert (rows[1]["instruction"], rows[1]["output"], rows[1]["turns"]) == ("三", "四", 2)
-
-
-def test_empty_contents_are_kept(read):
-    assert read([{"messages": turns("", "")}])[0] == {"id": "1", "task": ""} | dict.fromkeys(LAN, "")
+def test_a_conversation_is_its_last_exchange_with_system_and_the_number_of_exchanges(read):
+    talks = [turns("", ""), turns("谁？", "船工", system="简答"), turns("一", "二", "三", "四", "五", "六", system="")]
+    first, second, third = read([{"messages": talk, "fault": ""} for talk in talks])
+    more = {"input": "", "task": "", "fault": ""}
+    assert first == {"id": "1", "instruction": "", "output": ""} | more
+    assert second == {"id": "2", "instruction": "谁？", "output": "船工", "system": "简答"} | more
+    assert third == {"id": "3", "instruction": "五", "output": "六", "system": "", "turns": 3} | more
 
 
 def test_a_row_of_each_form_in_one_file(read):
-    empty = {
-        "messages": None,
-        "instruction": "",
-        "input": "",
-        "output": "",
-    }  # as a table writes what is missing
+    empty = {"messages": None, "instruction": "", "input": "", "output": ""}  # as a table writes what is missing
     rows = read([LAN | {"messages": ""}, empty | {"messages": turns("谁？", "船工")}])
     assert [(row["instruction"], row["output"]) for row in rows] == [("阿兰是谁？", "灯匠"), ("谁？", "船工")]
 
@@ -148,13 +96,9 @@ def test_a_row_of_each_form_in_one_file(read):
     ("messages", "message"),
     [
         ([], ", messages: [] (list); [{"),
-        ({"role": "user"}, ", messages: {"),
         (7, ", messages: 7 (int); [{"),
         (["谁？"], ", messages, turn 1: '谁？' (str) is no turn; [{"),
-        (
-            [{"role": "human", "content": "谁？"}],
-            ", messages, turn 1: role is 'human' (str); system, user, assistant are",
-        ),
+        ([{"role": "human", "content": "谁？"}], ", messages, turn 1: role is 'human' (str); system, user, assistant"),
         (
             [{"from": "human", "value": "谁？"}],
             ", messages, turn 1: role is missing; system, user, assistant are right",
@@ -165,7 +109,6 @@ def test_a_row_of_each_form_in_one_file(read):
         (turns("谁？"), ", messages: roles user; user and assistant in turn"),
         (turns("谁？", "灯匠", "还有？"), ", messages: roles user, assistant, user; user and"),
         (turns("谁？", "灯匠")[::-1], ", messages: roles assistant, user; user and"),
-        (turns("谁？", "灯匠")[1:], ", messages: roles assistant; user and"),
         (turns(system="简答"), ", messages: roles system; user and"),
         (turns("谁？", "灯匠") + turns(system="简答"), ", messages: roles user, assistant, system; user and"),
         (
@@ -195,14 +138,8 @@ def test_a_system_turn_and_another_system_column_are_refused(refused, read):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        (
-            {"instruction": "问"},
-            ", output: missing in a row with instruction; a text is right, an empty one too",
-        ),
-        (
-            {"output": "答", "Instruction": "问"},
-            ", instruction: missing in a row with output, Instruction; a text",
-        ),
+        ({"instruction": "问"}, ", output: missing in a row with instruction; a text is right, an empty one too"),
+        ({"output": "答", "Instruction": "问"}, ", instruction: missing in a row with output, Instruction; a text"),
         (LAN | {"output": None}, ", output: missing in a row with instruction, input; a text is right"),
         (LAN | {"output": 42}, ", output: 42 (int) is no text; a text is right"),
         (LAN | {"instruction": ["问"]}, ", instruction: ['问'] (list) is no text; a text is right"),
@@ -210,22 +147,15 @@ def test_a_system_turn_and_another_system_column_are_refused(refused, read):
         (LAN | {"input": False}, ", input: False (bool) is no text"),
         (LAN | {"output": float("nan")}, ", output: nan (float) is no text"),
         (LAN | {"task": 3}, ", task: 3 (int) is no text"),
+        (LAN | {"task": "问\ud83d"}, ", task: '问\\ud83d' holds half an emoji; a whole one is right"),
+        ({"messages": turns("问", "答"), "task": "\ud83d"}, ", task: '\\ud83d' holds half an emoji"),
         (LAN | {"turns": "many"}, ", turns: 'many' (str); a whole number of exchanges is right"),
         (LAN | {"turns": 1.5}, ", turns: 1.5 (float); a whole number"),
-        (
-            {"text": "问答"},
-            ": no instruction, output or messages in a row with text; an object with instruction, ",
-        ),
+        ({"text": "问答"}, ": no instruction, output or messages in a row with text; an object with instruction, "),
         ({"input": "问"}, ": no instruction, output or messages in a row with input; "),
         ({}, ": no instruction, output or messages in a row with nothing; "),
-        (
-            {"messages": turns("问", "答")} | LAN,
-            ", messages: stands beside instruction, output; one form is right",
-        ),
-        (
-            {"messages": turns("问", "答"), "input": "文"},
-            ", messages: stands beside input; one form is right",
-        ),
+        ({"messages": turns("问", "答")} | LAN, ", messages: stands beside instruction, output; one form is right"),
+        ({"messages": turns("问", "答"), "input": "文"}, ", messages: stands beside input; one form is right"),
         ("问", ": '问' (str) is no row; an object with instruction, "),
         (None, ": missing is no row; an object"),
     ],
@@ -256,10 +186,7 @@ def test_json_lines_are_named_by_line_and_csv_rows_without_the_header(refused):
 
 def test_own_ids_are_texts(read):
     assert [row["id"] for row in read([LAN | {"id": 7}, LAN | {"id": "a"}])] == ["7", "a"]
-    assert [row["id"] for row in read([LAN | {"id": None}, LAN | {"id": ""}])] == [
-        "1",
-        "2",
-    ]  # an empty column is none
+    assert [row["id"] for row in read([LAN | {"id": None}, LAN | {"id": ""}])] == ["1", "2"]  # an empty column is none
 
 
 def test_an_id_that_stands_twice_is_refused_with_both_rows(refused):
@@ -270,7 +197,7 @@ def test_an_id_that_stands_twice_is_refused_with_both_rows(refused):
     ]
 
 
-@pytest.mark.parametrize("value", [1.5, True, ["a"]])
+@pytest.mark.parametrize("value", [1.5, True, ["a"], "7\ud83d"])
 def test_an_id_that_is_no_name_is_refused(refused, value):
     assert f".../x.json, row 1, id: {value!r} " in refused([LAN | {"id": value}])[1]
 
@@ -289,14 +216,7 @@ def test_all_formats_give_the_same_rows(tmp_path):
     rows = [
         LAN | {"id": "a", "task": "问", "fault": ""},
         SHI | {"id": "b", "task": "译", "fault": "swapped"},
-        {
-            "instruction": '逗号, "引号"\n换行',
-            "input": "NA",
-            "output": "",
-            "id": "c",
-            "task": "null",
-            "fault": "1.0",
-        },
+        {"instruction": '逗号, "引号"\n换行', "input": "NA", "output": "", "id": "c", "task": "null", "fault": "1.0"},
     ]
     table = pd.DataFrame(rows)
     save(tmp_path / "x.json", rows)
@@ -364,38 +284,14 @@ def test_ids_and_faults_count_across_files(tmp_path):
             "x.json: line 2.*; one object a line is JSON Lines, .* .jsonl$",
         ),
         ("x.json", LAN, r"x\.json: the top level is \{.*; a list of rows is right$"),
-        (
-            "x.json",
-            '[{"output": "a", "output": "b"}]',
-            "x.json: 1, output: stands more than once; once is right",
-        ),
+        ("x.json", '[{"output": "a", "output": "b"}]', "x.json: 1, output: stands more than once; once is right"),
         ("x.jsonl", '{"output": "a"\n', "x.jsonl: line 1, column .*: not JSON"),
         ("x.jsonl", "{}\n\n{}\n", "x.jsonl: line 2: empty; one JSON object a line is right"),
-        (
-            "x.csv",
-            "instruction,output\n问,答\n问,答,多\n",
-            "x.csv: Expected 2 fields in line 3, saw 3; as many cells",
-        ),
-        (
-            "x.csv",
-            "instruction,output\n问,答,多\n",
-            "x.csv: Expected 2 fields in line 2, saw 3; as many cells",
-        ),
-        (
-            "x.csv",
-            'instruction,output\n问,"答\n',
-            "x.csv: EOF inside string .*; .* every quote closed, are right",
-        ),
-        (
-            "x.csv",
-            "output,instruction,output\n答,问,答\n",
-            "x.csv: header: 'output' stands 2 times; once is right",
-        ),
-        (
-            "x.csv",
-            "instruction,output\n问,答\n".encode("gb18030"),
-            "not UTF-8; it reads as GB18030: save it as UTF-8",
-        ),
+        ("x.csv", "instruction,output\n问,答\n问,答,多\n", "x.csv: Expected 2 fields in line 3, saw 3; as many cells"),
+        ("x.csv", "instruction,output\n问,答,多\n", "x.csv: Expected 2 fields in line 2, saw 3; as many cells"),
+        ("x.csv", 'instruction,output\n问,"答\n', "x.csv: EOF inside string .*; .* every quote closed, are right"),
+        ("x.csv", "output,instruction,output\n答,问,答\n", "x.csv: header: 'output' stands 2 times; once is right"),
+        ("x.csv", "instruction,output\n问,答\n".encode("gb18030"), "not UTF-8; it reads as GB18030: save it as UTF-8"),
         ("x.parquet", "text", r"x\.parquet: not Parquet \(.*\); a file written as Parquet is right"),
         ("x.json", "[]", "x.json: no rows; at least one is right"),
         ("x.json", "", "x.json: no rows"),
@@ -416,16 +312,8 @@ def test_a_parquet_file_without_rows_is_named(tmp_path):
         load(tmp_path / "x.parquet")
 
 
-def test_an_empty_file_in_a_folder_is_named(tmp_path):
-    save(tmp_path / "a.json", [LAN])
-    save(tmp_path / "b.csv", "")
-    with pytest.raises(DataError, match=r"b\.csv: no rows"):
-        load(tmp_path)
-
-
 @pytest.mark.parametrize("source", ["none.csv", "none.parquet", "./none", "here/none", "a/b/c"])
 def test_a_path_is_not_looked_up_on_the_hub(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("a path was looked up on the Hub"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").mkdir()
     with pytest.raises(DataError, match=r"no such file or folder; a \.json, \.jsonl, \.csv or \.parquet file"):
