@@ -143,7 +143,7 @@ def test_squad_v2s_best_is_that_of_every_threshold_tried():
 
 
 def test_official_f1_only_repeats_exact_match_in_chinese_and_characters_do_not():
-    answers, said = "岩元素 往生堂的客卿 璃月港 蒙德".split(), "水元素 往生堂的客卿 在璃月港的码头 稻妻".split()
+    answers, said = ["岩元素", "往生堂的客卿", "璃月港", "蒙德"], ["水元素", "往生堂的客卿", "在璃月港的码头", "稻妻"]
     arguments = records({str(i): ([answers[i]], said[i], 0.0) for i in range(4)})
     official, chinese = squad_v2(**arguments), chinese_qa(**arguments)
     assert official["f1"] == official["exact"] == chinese["exact"] == 25

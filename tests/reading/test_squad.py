@@ -111,12 +111,6 @@ def test_an_unanswerable_question_keeps_its_plausible_answers():
     assert report.faults == [] and line(report, "plausible answers") == (1, 1, 0, 0, 0)
 
 
-def test_an_answer_that_occurs_twice_is_right_at_either_place():
-    for start in (0, 18):
-        rows, report = checked(nested(qa(("阿兰", start))))
-        assert pairs(rows[0]) == [("阿兰", start)] and report.faults == []
-
-
 @pytest.mark.parametrize(
     ("context", "text", "start"),
     [
@@ -138,105 +132,60 @@ def test_emoji_mixed_and_traditional_text_is_counted_in_characters(context, text
 # ---------------------------------------------------------------- answers
 
 
-@pytest.mark.parametrize("start", [5, -1, -100, 10**20])
-def test_a_text_that_occurs_once_is_mended(start):
-    rows, report = checked(nested(qa(("灯匠", start))))
-    fault = only(report)
-    assert pairs(rows[0]) == [("灯匠", 6)]
-    assert (fault.id, fault.kind, fault.action, fault.item) == ("q-1", "wrong offset", "mended", "answers")
-    assert fault.detail == (f"data[0].paragraphs[0].qas[0].answers[0]: '灯匠' stands at 6, not at {start}; 6 was taken")
-    assert line(report) == (1, 0, 1, 0, 0) and line(report, "answers") == (1, 0, 1, 0, 0)
+@pytest.mark.parametrize(
+    ("context", "text", "start", "kept", "fault", "detail"),
+    [
+        (CONTEXT, "阿兰", 0, ("阿兰", 0), None, ""),  # it stands at two places, and either is right
+        (CONTEXT, "阿兰", 18, ("阿兰", 18), None, ""),
+        (CONTEXT, "灯匠", 5, ("灯匠", 6), "wrong offset", "'灯匠' stands at 6, not at 5; 6 was taken"),
+        (CONTEXT, "灯匠", -1, ("灯匠", 6), "wrong offset", "not at -1"),
+        (CONTEXT, "灯匠", 10**20, ("灯匠", 6), "wrong offset", f"not at {10**20}"),
+        (CONTEXT, "阿兰", 1, None, "wrong offset", "stands at 0, 18, not at 1;"),
+        (CONTEXT, "阿兰", -5, None, "wrong offset", "not at -5"),  # what a slice would find from the end
+        ("哈哈哈。", "哈哈", 5, None, "wrong offset", "stands at 0, 1, not at 5"),
+        (CONTEXT, "铁匠", 6, None, "absent", "'铁匠' is not in the context"),
+        ("价格是１２元（含税）。", "12元(含税)", 3, ("１２元（含税）", 3), "width", "at 3; that was taken"),
+        ("价格是１２元（含税）。", "12元(含税)", 0, ("１２元（含税）", 3), "width", ""),  # elsewhere, but once
+        ("他说:你好,世界", "你好，世界", 3, ("你好,世界", 3), "width", ""),  # the context has the half-width form
+        ("ＡＢ AB ＡＢ", "ＡB", 6, ("ＡＢ", 6), "width", ""),  # three places fit, and the offset says which
+        ("ＡＢ AB ＡＢ", "ＡB", 1, None, "width", "stands at 0, 3, 6, not at 1"),
+        ("叫ｶﾒﾗ", "カメラ", 1, ("ｶﾒﾗ", 1), "width", ""),
+        ("甲\u3000乙", "甲 乙", 0, ("甲\u3000乙", 0), "width", ""),
+        ("A，B和A,B", "A,B", 0, ("A,B", 4), "wrong offset", ""),  # a verbatim place goes before one in another width
+        (CONTEXT, "", 0, None, "empty answer", "''; a text is right"),
+        (CONTEXT, " \n", 0, None, "empty answer", ""),
+        (CONTEXT, "灯\ufffd", 6, None, "broken characters", ""),
+    ],
+)
+def test_what_becomes_of_an_answer(context, text, start, kept, fault, detail):
+    rows, report = checked(nested(qa((text, start)), context=context))
+    assert [pairs(row) for row in rows] == ([[kept]] if kept else [])
+    actions = [(one.id, one.kind, one.action, one.item) for one in report.faults]
+    expected = [("q-1", fault, "mended" if kept else "left out", "answers")] if fault else []
+    assert actions == expected + ([] if kept else [("q-1", "no answer left", "left out", "questions")])
+    path = "data[0].paragraphs[0].qas[0].answers[0]: "
+    assert not fault or (report.faults[0].detail.startswith(path) and detail in report.faults[0].detail)
 
 
-def test_a_negative_offset_does_not_count_from_the_end():
-    assert CONTEXT[-5:-3] == "阿兰"  # what a slice would find
-    rows, report = checked(nested(qa(("阿兰", -5), ("灯匠", 6))))
-    assert pairs(rows[0]) == [("灯匠", 6)] and only(report).action == "left out"
-
-
-def test_a_text_that_occurs_twice_is_left_out_with_its_places():
-    rows, report = checked(nested(qa(("阿兰", 1), ("灯匠", 6))))
-    fault = only(report)
-    assert pairs(rows[0]) == [("灯匠", 6)]
-    assert (fault.kind, fault.action) == ("wrong offset", "left out") and "stands at 0, 18, not at 1;" in fault.detail
-    assert line(report) == (1, 0, 0, 1, 0) and line(report, "answers") == (2, 1, 0, 0, 1)
-
-
-def test_overlapping_places_are_two_places():
-    rows, report = checked(nested(qa(("哈哈", 5)), context="哈哈哈。"))
-    assert rows == [] and "stands at 0, 1, not at 5" in report.faults[0].detail
-
-
-def test_a_text_that_is_absent_is_left_out():
-    rows, report = checked(nested(qa(("铁匠", 6), ("灯匠", 6))))
-    assert pairs(rows[0]) == [("灯匠", 6)] and (only(report).kind, only(report).action) == ("absent", "left out")
-
-
-def test_a_question_without_an_answer_left_is_left_out_with_its_plausible_ones():
-    plausible = [{"text": "船工", "answer_start": 15}]
-    rows, report = checked(nested(qa(("铁匠", 6), ("阿兰", 3), plausible_answers=plausible)))
-    assert rows == []
-    assert [(fault.kind, fault.item) for fault in report.faults] == [
-        ("absent", "answers"),
-        ("wrong offset", "answers"),
-        ("no answer left", "questions"),
-    ]
-    assert line(report) == (1, 0, 0, 0, 1) and line(report, "answers") == (2, 0, 0, 0, 2)
-    assert line(report, "plausible answers") == (1, 0, 0, 0, 1)
-
-
-def test_a_mended_and_a_lost_answer_make_a_question_that_lost_one():
-    _, report = checked(nested(qa(("灯匠", 0), ("铁匠", 0), ("船工", 15))))
-    assert line(report) == (1, 0, 0, 1, 0) and line(report, "answers") == (3, 1, 1, 0, 1)
+BOAT, SMITH = ({"text": text, "answer_start": start} for text, start in (("船工", 15), ("铁匠", 0)))
 
 
 @pytest.mark.parametrize(
-    ("context", "text", "start", "right"),
+    ("question", "questions", "answers", "plausible"),
     [
-        ("价格是１２元（含税）。", "12元(含税)", 3, ("１２元（含税）", 3)),
-        ("价格是１２元（含税）。", "12元(含税)", 0, ("１２元（含税）", 3)),  # elsewhere, but once
-        ("他说:你好,世界", "你好，世界", 3, ("你好,世界", 3)),  # the context has the half-width form
-        ("ＡＢ AB ＡＢ", "ＡB", 6, ("ＡＢ", 6)),  # three places fit, and the offset says which
-        ("叫ｶﾒﾗ", "カメラ", 1, ("ｶﾒﾗ", 1)),
-        ("甲\u3000乙", "甲 乙", 0, ("甲\u3000乙", 0)),
+        (qa(("灯匠", 0), ("铁匠", 0), ("船工", 15)), (1, 0, 0, 1, 0), (3, 1, 1, 0, 1), (0, 0, 0, 0, 0)),
+        (qa(("铁匠", 6), ("阿兰", 3), plausible_answers=[BOAT]), (1, 0, 0, 0, 1), (2, 0, 0, 0, 2), (1, 0, 0, 0, 1)),
+        (qa(("", -1), is_impossible=True), (1, 0, 0, 1, 0), (1, 0, 0, 0, 1), (0, 0, 0, 0, 0)),
+        (
+            qa(is_impossible=True, plausible_answers=[SMITH, BOAT | {"answer_start": 0}]),
+            *((1, 0, 0, 1, 0), (0, 0, 0, 0, 0), (2, 0, 1, 0, 1)),
+        ),
+        (qa(is_impossible=True, plausible_answers=[SMITH]), (1, 0, 0, 1, 0), (0, 0, 0, 0, 0), (1, 0, 0, 0, 1)),
     ],
 )
-def test_another_width_is_mended_with_the_contexts_own_text(context, text, start, right):
-    rows, report = checked(nested(qa((text, start)), context=context))
-    assert pairs(rows[0]) == [right] and (only(report).kind, only(report).action) == ("width", "mended")
-
-
-def test_another_width_that_fits_several_places_is_left_out():
-    rows, report = checked(nested(qa(("ＡB", 1), ("AB", 3)), context="ＡＢ AB ＡＢ"))
-    assert pairs(rows[0]) == [("AB", 3)]
-    assert (only(report).kind, only(report).action) == ("width", "left out") and "0, 3, 6" in only(report).detail
-
-
-def test_a_verbatim_place_goes_before_one_in_another_width():
-    rows, report = checked(nested(qa(("A,B", 0)), context="A，B和A,B"))
-    assert pairs(rows[0]) == [("A,B", 4)] and only(report).kind == "wrong offset"
-
-
-@pytest.mark.parametrize("text", ["", "  ", "\n"])
-def test_an_empty_answer_is_left_out(text):
-    rows, report = checked(nested(qa((text, 0), ("灯匠", 6))))
-    assert pairs(rows[0]) == [("灯匠", 6)] and (only(report).kind, only(report).action) == ("empty answer", "left out")
-    rows, report = checked(nested(qa((text, 0))))
-    assert rows == [] and [fault.kind for fault in report.faults] == ["empty answer", "no answer left"]
-
-
-def test_an_empty_text_as_the_answer_of_an_unanswerable_question_goes_and_the_question_stays():
-    rows, report = checked(nested(qa(("", -1), is_impossible=True)))
-    assert rows[0]["is_impossible"] and only(report).kind == "empty answer" and line(report) == (1, 0, 0, 1, 0)
-
-
-def test_plausible_answers_are_checked_and_may_all_go():
-    plausible = [{"text": "铁匠", "answer_start": 0}, {"text": "船工", "answer_start": 0}]
-    rows, report = checked(nested(qa(is_impossible=True, plausible_answers=plausible)))
-    assert pairs(rows[0], "plausible_answers") == [("船工", 15)] and line(report) == (1, 0, 0, 1, 0)
-    assert line(report, "plausible answers") == (2, 0, 1, 0, 1)
-    rows, report = checked(nested(qa(is_impossible=True, plausible_answers=plausible[:1])))
-    assert len(rows) == 1 and line(report) == (1, 0, 0, 1, 0)
+def test_what_answers_make_of_their_question_in_the_ledger(question, questions, answers, plausible):
+    _, report = checked(nested(question))
+    assert [line(report, item) for item in squad.ITEMS[:3]] == [questions, answers, plausible]
 
 
 # ---------------------------------------------------------------- questions
@@ -287,11 +236,6 @@ def test_the_later_of_two_questions_with_one_id_is_left_out():
     assert only(report).detail.startswith("data[0].paragraphs[0].qas[1]: ")
 
 
-def test_a_damaged_answer_is_left_out_alone():
-    rows, report = checked(nested(qa(("灯\ufffd", 6), ("灯匠", 6))))
-    assert pairs(rows[0]) == [("灯匠", 6)] and only(report).kind == "broken characters"
-
-
 @pytest.mark.parametrize("title", [7, "海\ufffd", "\ud83d", ["海边"]])
 def test_a_bad_title_becomes_empty_and_the_question_stays(title):
     rows, report = checked(nested(qa(("灯匠", 6)), title=title))
@@ -319,30 +263,24 @@ def changed(keys, new):
     return value
 
 
-@pytest.mark.parametrize("new", [MISSING, None, 7, True, ["x"], {}])
-@pytest.mark.parametrize("key", ["id", "question"])
-def test_a_question_without_id_or_text_is_named_by_path(key, new):
-    rows, report = checked(changed((*QA, key), new))
-    assert [row["id"] for row in rows] == ["q-2"]
-    assert only(report).kind == "nesting" and only(report).detail.startswith(f"data[0].paragraphs[0].qas[0].{key}: ")
-    assert only(report).id == ("data[0].paragraphs[0].qas[0]" if key == "id" else "q-1")
-    assert line(report) == (2, 1, 0, 0, 1) and line(report, "answers") == (2, 1, 0, 0, 1)
+PART = "data[0].paragraphs[0].qas[0]"
+NO_TEXT = MISSING, None, 7, True, ["x"], {}
 
 
 @pytest.mark.parametrize(
-    "new", [MISSING, None, "灯匠", 7, {}, {"text": ["灯匠"], "answer_start": []}, {"text": "灯匠"}]
+    ("key", "new", "named"),
+    [("id", new, PART) for new in NO_TEXT]
+    + [("question", new, "q-1") for new in NO_TEXT]
+    + [("answers", new, "q-1") for new in (MISSING, None, "灯匠", {}, {"text": ["灯匠"], "answer_start": []})]
+    + [("is_impossible", "false", "q-1"), ("is_impossible", 0, "q-1"), ("plausible_answers", "x", "q-1")],
 )
-def test_answers_of_another_type_leave_the_question_out(new):
-    rows, report = checked(changed((*QA, "answers"), new))
-    assert [row["id"] for row in rows] == ["q-2"]
-    assert only(report).detail.startswith("data[0].paragraphs[0].qas[0].answers: ")
-    assert line(report, "answers") == (1, 1, 0, 0, 0)  # how many the other one had is unknown
-
-
-@pytest.mark.parametrize(("key", "new"), [("is_impossible", "false"), ("is_impossible", 0), ("plausible_answers", "x")])
-def test_other_fields_of_another_type_leave_the_question_out(key, new):
+def test_a_question_with_a_part_of_another_type_is_left_out(key, new, named):
     rows, report = checked(changed((*QA, key), new))
-    assert len(rows) == 1 and only(report).kind == "nesting" and f".{key}: " in only(report).detail
+    assert [row["id"] for row in rows] == ["q-2"]
+    assert (only(report).id, only(report).kind) == (named, "nesting") and line(report) == (2, 1, 0, 0, 1)
+    assert only(report).detail.startswith(f"{PART}.{key}: ")
+    known = 1 if key == "answers" else 2  # how many answers the other one had is unknown
+    assert line(report, "answers") == (known, 1, 0, 0, known - 1)
 
 
 @pytest.mark.parametrize(
@@ -354,21 +292,15 @@ def test_an_answer_with_a_part_of_another_type_is_left_out(key, new):
     rows, report = checked(changed((*QA, "answers", 0, key), new))
     fault, end = report.faults
     assert [row["id"] for row in rows] == ["q-2"] and (fault.kind, end.kind) == ("nesting", "no answer left")
-    assert fault.detail.startswith(f"data[0].paragraphs[0].qas[0].answers[0]: {key} is ")
-    assert line(report, "answers") == (2, 1, 0, 0, 1)
+    assert fault.detail.startswith(f"{PART}.answers[0]: {key} is ") and line(report, "answers") == (2, 1, 0, 0, 1)
 
 
 @pytest.mark.parametrize("new", ["灯匠", None, 6, []])
-def test_an_answer_that_is_no_object_is_left_out(new):
-    data = changed((*QA, "answers"), [new, {"text": "灯匠", "answer_start": 6}])
-    rows, report = checked(data)
+def test_what_is_no_object_is_one_item_left_out(new):
+    rows, report = checked(changed((*QA, "answers"), [new, {"text": "灯匠", "answer_start": 6}]))
     assert pairs(rows[0]) == [("灯匠", 6)] and only(report).kind == "nesting"
-
-
-@pytest.mark.parametrize("new", ["q", None, 7, ["q"]])
-def test_a_question_that_is_no_object_is_one_question_left_out(new):
     rows, report = checked(changed(QA, new))
-    assert len(rows) == 1 and only(report).id == "data[0].paragraphs[0].qas[0]" and line(report) == (2, 1, 0, 0, 1)
+    assert len(rows) == 1 and only(report).id == PART and line(report) == (2, 1, 0, 0, 1)
 
 
 @pytest.mark.parametrize("new", [MISSING, None, 7, ["x"]])
@@ -389,6 +321,8 @@ def test_a_missing_context_leaves_each_of_its_questions_out(new):
         (("data", 0, "paragraphs"), "text", "data[0]", "nesting"),
         (("data", 0, "paragraphs"), [], "data[0]", "no questions"),
         (("data", 0), {"title": "x", "paragraphs": None}, "data[0]", "nesting"),
+        (("data", 0), "article", "data[0]", "nesting"),
+        (("data", 0), {"title": "empty"}, "data[0]", "nesting"),
     ],
 )
 def test_a_block_without_questions_is_counted_as_a_block(keys, new, path, kind):
@@ -398,13 +332,6 @@ def test_a_block_without_questions_is_counted_as_a_block(keys, new, path, kind):
     assert [row["id"] for row in rows] == ["q-3"]
     assert (only(report).id, only(report).kind, only(report).item) == (path, kind, "blocks")
     assert line(report, "blocks") == (1, 0, 0, 0, 1) and line(report) == (1, 1, 0, 0, 0)
-
-
-def test_an_article_that_is_no_object_is_a_block_too():
-    data = copy.deepcopy(GOOD)
-    data["data"] += ["article", {"title": "empty"}]
-    rows, report = checked(data)
-    assert len(rows) == 2 and [fault.id for fault in report.faults] == ["data[1]", "data[2]"]
 
 
 @pytest.mark.parametrize(
@@ -429,12 +356,11 @@ def test_nested_and_flat_forms_give_the_same_rows(tmp_path):
     rows, report = checked(data)
     as_lists = [{key: row[key] for key in row if key != "is_impossible"} for row in copy.deepcopy(rows)]
     as_lists[0]["answers"]["answer_start"][1] = 0  # the fault that was mended
-    as_objects = [
-        row | {"answers": [{"text": text, "answer_start": start} for text, start in pairs(row)]} for row in as_lists
-    ]
+    as_objects = [row | {"answers": [dict(text=text, answer_start=at) for text, at in pairs(row)]} for row in as_lists]
     lines = tmp_path / "rows.jsonl"
     lines.write_text("".join(json.dumps(row) + "\n" for row in as_lists), encoding="utf-8")
-    article = data["data"][0]
+    (article,) = data["data"]
+    (paragraph,) = article["paragraphs"]
     forms = {
         "lists": as_lists,
         "objects": as_objects,
@@ -442,18 +368,15 @@ def test_nested_and_flat_forms_give_the_same_rows(tmp_path):
         "a Dataset": Dataset.from_list(as_lists),
         "articles": [article],
         "an article": article,
-        "paragraphs": [paragraph | {"title": "海边"} for paragraph in article["paragraphs"]],
-        "title on the paragraph": [{"paragraphs": [article["paragraphs"][0] | {"title": "海边"}]}],
+        "paragraphs": [paragraph | {"title": "海边"}],
+        "title on the paragraph": [{"paragraphs": [paragraph | {"title": "海边"}]}],
     }
     for name, form in forms.items():
         again, same = checked(form)
         assert again == rows and same.counts().equals(report.counts()), name
     again, same = loaded(lines)
-    assert (
-        again == rows
-        and same.counts().equals(report.counts())
-        and same.faults[0].detail.startswith("line 1.answers[1]: ")
-    )
+    assert again == rows and same.counts().equals(report.counts())
+    assert same.faults[0].detail.startswith("line 1.answers[1]: ")
 
 
 def test_no_title_is_no_fault():
@@ -516,28 +439,24 @@ def test_encodings_that_cannot(encoding, context, tmp_path):
         load(path)
 
 
-def test_json_lines_errors_name_the_line(tmp_path):
-    row = json.dumps(checked(GOOD)[0][0], ensure_ascii=False)
-    path = tmp_path / "x.jsonl"
-    for text, message in [
-        (f"{row}\n{row[:30]}\n", "line 2, column .*: not JSON"),
-        (f"{row}\n\n{row}\n", "line 2: empty; one JSON object a line is right"),
-        (f'{row}\n{{"id": "a", "id": "b"}}\n', "line 2: id: stands more than once"),
-        ("", "line 1: empty"),
-    ]:
-        path.write_text(text, encoding="utf-8")
-        with pytest.raises(DataError, match=rf"x\.jsonl: {message}"):
-            load(path)
+ROW = json.dumps(check(GOOD)[0][0], ensure_ascii=False)
 
 
-def test_bad_json_names_the_line_and_json_lines_in_a_json_file_the_suffix(tmp_path):
-    path = tmp_path / "x.json"
-    path.write_text('{"data": [\n}', encoding="utf-8")
-    with pytest.raises(DataError, match=r"x\.json: line 2, column 1: not JSON"):
-        load(path)
-    path.write_text('{"id": "1"}\n{"id": "2"}\n', encoding="utf-8")
-    with pytest.raises(DataError, match=r"line 2.*JSON Lines, whose files end in \.jsonl$"):
-        load(path)
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        ("x.jsonl", f"{ROW}\n{ROW[:30]}\n", r"x\.jsonl: line 2, column .*: not JSON"),
+        ("x.jsonl", f"{ROW}\n\n{ROW}\n", r"x\.jsonl: line 2: empty; one JSON object a line is right"),
+        ("x.jsonl", f'{ROW}\n{{"id": "a", "id": "b"}}\n', r"x\.jsonl: line 2: id: stands more than once"),
+        ("x.jsonl", "", r"x\.jsonl: line 1: empty"),
+        ("x.json", '{"data": [\n}', r"x\.json: line 2, column 1: not JSON"),
+        ("x.json", f"{ROW}\n{ROW}\n", r"line 2.*JSON Lines, whose files end in \.jsonl$"),
+    ],
+)
+def test_bad_json_names_the_line(tmp_path, file, text, message):
+    (tmp_path / file).write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=message):
+        load(tmp_path / file)
 
 
 def test_a_folder_is_read_by_name_and_ids_count_across_files(tmp_path):
@@ -562,17 +481,8 @@ def test_paths_that_cannot_be_read_are_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "qa").mkdir()
     (tmp_path / "x.csv").write_text("id")
-    for source in (
-        "none.json",
-        "qa/none.jsonl",
-        "./none",
-        "../none",
-        "a/b/c",
-        "qa/none",
-        tmp_path / "none",
-        "~/none-such",
-    ):
-        with pytest.raises(DataError, match=r"none.*: no such file or folder; |^\.\.\./c: no such"):
+    for source in ("none.json", "qa/none.jsonl", "./none", "a/b/none", "qa/none", tmp_path / "none", "~/none-such"):
+        with pytest.raises(DataError, match=r"none.*: no such file or folder; "):
             load(source)
     with pytest.raises(DataError, match=r"qa: no \.json or \.jsonl file in this folder"):
         load("qa")
@@ -695,12 +605,8 @@ def test_every_pair_has_the_similarity_of_a_slow_count():
     assert len(above) == sum(value >= 0.5 for value in slow.values()) > 0
 
 
-def test_width_case_and_white_space_hide_no_copy():
-    found = near_copies(contexts("Pyro，１０ 级"), contexts("ＰＹＲＯ,10级\n", prefix="b"))
-    assert list(found["similarity"]) == [1]
-
-
-def test_short_and_repeated_contexts_and_none_at_all():
+def test_width_case_short_and_repeated_contexts_and_none_at_all():
+    assert list(near_copies(contexts("Pyro，１０ 级"), contexts("ＰＹＲＯ,10级\n", prefix="b"))["similarity"]) == [1]
     found = near_copies(contexts("甲", "甲", "乙"), contexts("甲", "甲乙丙", prefix="b"))
     assert [(one.id_a, one.id_b) for one in found.itertuples()] == [("a-0", "b-0")]
     columns = ["similarity", "id_a", "id_b", "context_a", "context_b"]
