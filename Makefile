@@ -15,12 +15,12 @@ help:
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
 
 # The stamp is written last and holds the folder's path.
-$(INSTALLED): requirements.txt pyproject.toml $(ANEW)
+$(INSTALLED): requirements.txt constraints.txt pyproject.toml $(ANEW)
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo 'Python 3.11 or newer is needed, and "$(PYTHON)" is not one: make PYTHON=/path/to/python3.12 ...'; exit 1; }
 	$(if $(ANEW),"$(PYTHON)" -m venv --clear .venv)
 	@rm -f $(INSTALLED)
-	$(VENV) -m pip install -r requirements.txt
+	$(VENV) -m pip install -r requirements.txt -c constraints.txt
 	$(VENV) -m pip install --quiet --no-deps --no-build-isolation -e .
 	@pwd -P > $(INSTALLED)
 

@@ -62,11 +62,14 @@ ADAPTER_RECORD = "run.json"  # in the adapter's folder: notebook 02's record, wi
 def checkpoint(name: str) -> str:
     """Where `from_pretrained` finds the model called `name`: a folder, or a Hub id, which comes back as it is.
 
+    A relative folder is meant from the project's root, as all paths are, wherever the notebook runs.
+
     A small model lies in `models/`. One that is missing is built there first, by scripts/offline in a process of its own; under
     `accelerate launch` the main process has it built and the others wait.
     """
     if name not in SMALL:
-        return name
+        folder = ROOT / name
+        return str(folder) if name and folder.is_dir() else name
     folder = load_profile().models_dir / name
     with PartialState().main_process_first():
         if not (folder / "recipe.json").exists():

@@ -79,8 +79,10 @@ def test_a_small_model_that_is_missing_is_built_and_another_name_comes_back(monk
     asked = []
     monkeypatch.setattr(models.subprocess, "run", lambda command, **options: asked.append(command[1:]))
     monkeypatch.setenv("COOKBOOK_MODELS", "outputs/none")
-    for name in ("deepseek-ai/DeepSeek-R1-Distill-Qwen-7B", "/some/folder", "models/tiny-bert", ""):
+    monkeypatch.chdir(ROOT / "notebooks")
+    for name in ("deepseek-ai/DeepSeek-R1-Distill-Qwen-7B", "/some/folder", ""):
         assert models.checkpoint(name) == name
+    assert models.checkpoint("data/qa") == str(ROOT / "data" / "qa"), "a folder, meant from the root"
     assert models.checkpoint("tiny-bert") == str(ROOT / "outputs" / "none" / "tiny-bert")
     assert asked == [["-m", "scripts.offline", "tiny-bert"]]
     assert set(models.SMALL) == set(RECIPES), "the names that scripts/offline can build"

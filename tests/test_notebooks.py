@@ -128,7 +128,7 @@ def test_versions_are_pinned_in_requirements_and_nowhere_else():
 
 def project_files():
     settings = ("*.toml", "*.yml", "Makefile", ".ci/*", ".github/**/*.yml", "configs/*.yaml")
-    for pattern in ("*.md", "*/*.md", "scripts/*.py", "tools/*.py", "bench/*.py", *settings):
+    for pattern in ("*.md", "*/*.md", "scripts/**/*.py", "tools/*.py", "bench/*.py", *settings):
         yield from ROOT.glob(pattern)
 
 
