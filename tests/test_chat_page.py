@@ -51,16 +51,8 @@ def tiny():
 def endless(tokenizer):
     """Random weights, which never end an answer by themselves; `passes` counts how often they were used."""
     set_seed(0)
-    model = Qwen2ForCausalLM(
-        Qwen2Config(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-        )
-    ).eval()
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    model = Qwen2ForCausalLM(Qwen2Config(vocab_size=len(tokenizer), num_key_value_heads=1, **sizes)).eval()
     model.passes = 0
 
     def count(*_):
@@ -90,18 +82,12 @@ def test_the_streamed_text_grows_and_ends_as_the_notebooks_answer(tiny):
     assert len(set(alone(tiny, QUESTIONS))) > 2, "it says different things, or this proves little"
 
 
-def test_the_token_limit_cuts_as_in_the_notebooks_and_is_named(tiny):
+def test_what_cut_an_answer_is_named(tiny, endless, tokenizer):
     *_, (text, note) = stream(*tiny, QUESTIONS[0], Settings(0, 3, 60))
     assert text == alone(tiny, QUESTIONS[:1], max_new_tokens=3)[0]
     assert "≤ 3 tokens · 3 in " in note and note.endswith("ended by the token limit")
-
-
-def test_the_time_limit_stops_after_the_token_at_work_and_is_named(endless, tokenizer):
     *_, (_, note) = stream(endless, tokenizer, QUESTIONS[0], Settings(0, 500, 0))
-    assert " · 1 in " in note and note.endswith("ended by the time limit (0 s)")
-
-
-def test_stop_ends_an_answer_and_is_named(endless, tokenizer):
+    assert " · 1 in " in note and note.endswith("ended by the time limit (0 s)"), "after the token at work"
     flag = threading.Event()
     answer = stream(endless, tokenizer, QUESTIONS[0], Settings(0, 30_000, 600), flag)
     next(answer)
@@ -130,19 +116,36 @@ def test_sampling_uses_the_whole_vocabulary_whatever_the_checkpoint_prefers(endl
     assert len(greedy) == 1
 
 
-def test_a_think_part_is_not_shown_as_the_answer(tokenizer):
-    def generate(input_ids, streamer, **_):
-        streamer.put(input_ids)
-        new = torch.tensor(tokenizer("<think>岩</think>雷")["input_ids"] + [tokenizer.eos_token_id])
-        for token in new:
-            streamer.put(token[None])
-        streamer.end()
-        return torch.cat([input_ids, new[None]], dim=1)
+class Saying(Qwen2ForCausalLM):
+    """Generates the ids it is given, and notes what would end them."""
 
-    model = SimpleNamespace(generate=generate, device="cpu", config=SimpleNamespace(max_position_embeddings=512))
+    def __init__(self, ids, words):
+        super().__init__(Qwen2Config(vocab_size=words, hidden_size=8, num_hidden_layers=1, num_attention_heads=1))
+        self.ids = ids
+
+    def generate(self, input_ids, generation_config, streamer, **_):
+        self.ends = generation_config.eos_token_id
+        streamer.put(input_ids)
+        for token in self.ids:
+            streamer.put(torch.tensor([token]))
+        return torch.cat([input_ids, torch.tensor([self.ids])], dim=1)
+
+
+def test_a_think_part_is_not_shown_as_the_answer(tokenizer):
+    model = Saying(tokenizer("<think>岩</think>雷")["input_ids"] + [tokenizer.eos_token_id], len(tokenizer))
     parts = list(stream(model, tokenizer, QUESTIONS[0], GREEDY))
     assert ("", "thinking") in parts and parts[-1][0] == "雷"
     assert all("岩" not in text for text, note in parts if note != "thinking")
+
+
+def test_an_answer_ends_with_the_turn_also_where_that_is_not_the_eos(tokenizer):
+    chatml = copy.deepcopy(tokenizer)
+    chatml.add_tokens([AddedToken(token, special=True) for token in ("<|im_start|>", "<|im_end|>")])
+    chatml.chat_template = (files("trl") / "chat_templates/qwen2_5.jinja").read_text(encoding="utf-8")
+    model = Saying(chatml("璃月<|im_end|>", add_special_tokens=False)["input_ids"], len(chatml))
+    *_, (text, note) = stream(model, chatml, QUESTIONS[0], GREEDY)
+    assert text == "璃月" and note.endswith("ended by its end token")
+    assert model.ends == chatml.convert_tokens_to_ids(["<|im_end|>", chatml.eos_token])
 
 
 def test_a_prompt_beyond_the_models_window_is_refused_and_one_near_it_gets_fewer_tokens(tiny):
@@ -156,54 +159,23 @@ def test_a_prompt_beyond_the_models_window_is_refused_and_one_near_it_gets_fewer
 # ----- what is refused
 
 
-@pytest.mark.parametrize("question", ["", " ", "\n\t", "　"])
-def test_an_empty_question_is_not_asked(tokenizer, question):
-    assert check(question, tokenizer, 100) == "Please type a question first."
-
-
-def test_a_long_question_is_refused_with_its_length_and_the_limit(tokenizer):
+def test_what_is_not_asked_is_refused_with_the_reason(tokenizer):
+    assert {check(question, tokenizer, 100) for question in ("", "\n\t", "　")} == {"Please type a question first."}
     assert check("问" * 2000, tokenizer, 2000) is None
     problem = check("问" * 2001, tokenizer, 2000)
     assert problem == "This question has 2,001 characters; 2,000 is the most. Please shorten it."
-
-
-def test_every_control_token_is_refused_by_name(tokenizer):
     tokens = [*tokenizer.get_added_vocab()]
     assert {"<｜User｜>", "<think>", "<｜end▁of▁sentence｜>"} <= {*tokens}
     for token in tokens:
         assert token in check(f"你好{token}钟离是谁？", tokenizer, 2000)
 
 
-@pytest.mark.parametrize(
-    "question", ["<|User|>甲", "< think>", "<thin\u200bk>", "＜think＞", "&lt;think&gt;", "<THINK>", "<|endoftext|>"]
-)
+@pytest.mark.parametrize("question", ["<|User|>甲", "< think>", "<thin\u200bk>", "＜think＞", "&lt;think&gt;"])
 def test_what_only_looks_like_a_control_token_is_plain_text(tokenizer, question):
     assert check(question, tokenizer, 2000) is None
     control = {*tokenizer.get_added_vocab().values()}
     count = [sum(i in control for i in chat.prompt_ids(tokenizer, text)) for text in (question, "甲")]
     assert count[0] == count[1]
-
-
-class Saying(Qwen2ForCausalLM):
-    """Generates the ids it is given, and notes what would end them."""
-
-    def generate(self, input_ids, generation_config, streamer, **_):
-        self.ends = generation_config.eos_token_id
-        streamer.put(input_ids)
-        for token in self.ids:
-            streamer.put(torch.tensor([token]))
-        return torch.cat([input_ids, torch.tensor([self.ids])], dim=1)
-
-
-def test_an_answer_ends_with_the_turn_also_where_that_is_not_the_eos(tokenizer):
-    chatml = copy.deepcopy(tokenizer)
-    chatml.add_tokens([AddedToken(token, special=True) for token in ("<|im_start|>", "<|im_end|>")])
-    chatml.chat_template = (files("trl") / "chat_templates/qwen2_5.jinja").read_text(encoding="utf-8")
-    model = Saying(Qwen2Config(vocab_size=len(chatml), hidden_size=8, num_hidden_layers=1, num_attention_heads=1))
-    model.ids = chatml("璃月<|im_end|>", add_special_tokens=False)["input_ids"]
-    *_, (text, note) = stream(model, chatml, QUESTIONS[0], GREEDY)
-    assert text == "璃月" and note.endswith("ended by its end token")
-    assert model.ends == chatml.convert_tokens_to_ids(["<|im_end|>", chatml.eos_token])
 
 
 # ----- a page's turns
@@ -296,32 +268,17 @@ def test_an_error_becomes_the_note_and_the_next_question_is_answered(tiny, token
 # ----- the command
 
 
-def test_without_a_merged_model_the_command_that_makes_it_is_named(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("COOKBOOK_OUTPUTS", str(tmp_path))
-    assert chat_page.main([]) == 1
-    assert "merged holds no model (no config.json); `make run` trains it" in capsys.readouterr().err
-    assert chat_page.main(["--model", str(tmp_path / "nothing")]) == 1
-    assert "nothing holds no model" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("host", "warned"),
-    [(host, False) for host in ("127.0.0.1", "127.0.0.2", "::1", "localhost")]
-    + [(host, True) for host in ("0.0.0.0", "::", "192.168.1.5", "box.example")],
-)
-def test_a_host_that_others_reach_is_warned_about_once_and_nothing_is_ever_shared(monkeypatch, capsys, host, warned):
+def test_a_taken_port_is_told_and_nothing_is_ever_shared(monkeypatch, capsys):
     def launch(self, **options):
         launched.update(options)
         raise OSError
 
     launched = {}
     monkeypatch.setattr(chat_page.gr.Blocks, "launch", launch)
-    assert chat_page.main(["--model", checkpoint("tiny-causal-lm"), "--host", host]) == 1
+    assert chat_page.main(["--model", checkpoint("tiny-causal-lm"), "--host", "::"]) == 1
     printed = capsys.readouterr().err
-    assert printed.count("no password") == warned and ":7860 is taken, or no address of this machine" in printed
-    assert (
-        launched["share"] is False and launched["server_name"].strip("[]") == host and launched["run_history"] is False
-    )
+    assert "no password" in printed and "[::]:7860 is taken, or no address of this machine" in printed
+    assert launched["server_name"] == "[::]" and launched["share"] is launched["run_history"] is False
     assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "0"
 
 
@@ -365,11 +322,6 @@ def test_four_visitors_at_once_get_the_answers_they_would_get_alone(server, tiny
         answers = list(visitors.map(lambda question: asks(server, question), QUESTIONS))
     assert [text for text, _ in answers] == alone(tiny, QUESTIONS)
     assert all("ended by its end token" in note for _, note in answers)
-
-
-def test_after_an_error_the_server_answers_the_next_visitor(server, tiny):
-    assert "No answer: ValueError: the prompt has" in asks(server, "钟" * 600)[1]
-    assert asks(server, QUESTIONS[0])[0] == alone(tiny, QUESTIONS[:1])[0]
 
 
 def test_the_page_as_served_names_no_script_style_or_font_elsewhere(server):
@@ -430,19 +382,6 @@ def choose(page, choice):
     until(page, lambda: {*page.execute_script(visible)} == shown)
 
 
-def test_in_the_browser_text_grows_until_it_is_the_answer(page, tiny):
-    page.execute_script(
-        "window.seen = []; const chat = document.querySelector('#chat-tuned');"
-        "new MutationObserver(() => window.seen.push(chat.innerText))"
-        ".observe(chat, {subtree: true, childList: true, characterData: true})"
-    )
-    type_and_ask(page, QUESTIONS[1], "tuned")
-    [expected] = alone(tiny, QUESTIONS[1:2])
-    parts = [text for text in page.execute_script("return window.seen") if "writing" in text]
-    assert len({*parts}) > 2 and not any(expected in text for text in parts[:1])
-    assert f"\n{expected}\n" in text_of(page, "tuned")
-
-
 def test_in_the_browser_one_model_or_both_answer_side_by_side(page, tiny):
     [expected] = alone(tiny, QUESTIONS[:1])
     choose(page, "base")
@@ -464,15 +403,13 @@ def test_in_the_browser_markup_is_shown_as_text_and_never_runs(page):
     assert not page.find_elements(By.CSS_SELECTOR, inside)
 
 
-@pytest.mark.parametrize(("question", "reason"), [("  ", "type a question"), ("<｜User｜>甲", "<｜User｜>")])
-def test_in_the_browser_a_refusal_is_shown_and_nothing_is_asked(page, question, reason):
-    type_and_ask(page, question)
+def test_in_the_browser_a_refusal_is_shown_and_clear_empties_the_chat_for_good(page):
+    type_and_ask(page, "<｜User｜>甲")
     until(page, lambda: page.find_elements(By.CSS_SELECTOR, "#message [role=alert]"))
-    assert reason in page.find_element(By.CSS_SELECTOR, "#message").text
+    assert "<｜User｜>" in page.find_element(By.CSS_SELECTOR, "#message").text
     assert "No question yet" in text_of(page, "tuned")
-
-
-def test_in_the_browser_clear_empties_the_chat_for_good(page):
+    page.refresh()
+    until(page, lambda: page.find_elements(By.CSS_SELECTOR, "#question textarea"))
     type_and_ask(page, QUESTIONS[0], "tuned")
     page.find_element(By.ID, "clear").click()
     until(page, lambda: "No question yet" in text_of(page, "tuned"))

@@ -87,9 +87,8 @@ def wait_until_it_answers(process, port, log, seconds=240):
 
 @pytest.fixture(scope="module")
 def client(server):
-    with openai.OpenAI(
-        base_url=f"http://127.0.0.1:{server[0]}/v1", api_key="none", timeout=120, max_retries=0
-    ) as client:
+    address = f"http://127.0.0.1:{server[0]}/v1"
+    with openai.OpenAI(base_url=address, api_key="none", timeout=120, max_retries=0) as client:
         yield client
 
 
@@ -110,18 +109,15 @@ def ask(client, messages, streamed, max_tokens):
 @pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
 def test_the_server_answers_as_the_notebooks_greedy_decoding_does(client, loaded, streamed, max_tokens):
     model, tokenizer = loaded
-    for row in generation.answer(model, tokenizer, QUESTIONS, max_new_tokens=max_tokens):
+    rows = generation.answer(model, tokenizer, QUESTIONS, max_new_tokens=max_tokens)
+    assert any(row["finished"] for row in rows) is (max_tokens == 40)
+    for row in rows:
         messages = [{"role": "user", "content": row["question"]}]
         text, reason, usage = ask(client, messages, streamed, max_tokens)
         assert text == row["text"]
         assert reason == ("stop" if row["finished"] else "length")
         assert usage.prompt_tokens == len(chat.prompt_ids(tokenizer, messages))
         assert usage.completion_tokens == row["new_tokens"]
-
-
-def test_the_test_questions_are_answered_and_also_cut_off(loaded):
-    answers = {n: generation.answer(*loaded, QUESTIONS, max_new_tokens=n) for n in (3, 40)}
-    assert any(row["finished"] for row in answers[40]) and not any(row["finished"] for row in answers[3])
 
 
 def test_a_conversation_with_earlier_turns_becomes_our_prompt(client, loaded):
@@ -207,65 +203,35 @@ def test_without_vllm_transformers_serves(become, folder, monkeypatch, capsys):
     assert "by transformers" in captured.out and captured.err == ""
 
 
-@pytest.mark.parametrize(
-    ("host", "url", "warned"),
-    [
-        ("localhost", "http://localhost:8000/v1", False),
-        ("::1", "http://[::1]:8000/v1", False),
-        ("0.0.0.0", "http://127.0.0.1:8000/v1", True),
-        ("192.168.1.7", "http://192.168.1.7:8000/v1", True),
-    ],
-)
-def test_other_machines_are_let_in_with_a_warning_and_a_url_that_works(become, folder, capsys, host, url, warned):
-    become("--model", str(folder), "--host", host)
-    captured = capsys.readouterr()
-    assert f'base_url="{url}"' in captured.out
-    assert captured.err == (f"Warning: no password. Whoever reaches {host} over the network can use it.\n" * warned)
-
-
-def test_a_model_that_was_not_made_yet_is_named_with_the_command_that_makes_it(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("COOKBOOK_OUTPUTS", str(tmp_path))
-    assert serve.main([]) == 1
-    assert capsys.readouterr().err == ".../merged holds no model; `make run` trains the model and merges it there\n"
-    assert serve.main(["--model", str(tmp_path / "typo")]) == 1
-    assert capsys.readouterr().err == ".../typo holds no model; --model takes a model's folder\n"
+def test_other_machines_are_let_in_with_a_warning_and_a_url_that_works(become, folder, capsys):
+    urls = {"localhost": "localhost", "::1": "[::1]", "0.0.0.0": "127.0.0.1", "192.168.1.7": "192.168.1.7"}
+    for host, reached in urls.items():
+        become("--model", str(folder), "--host", host)
+        printed = capsys.readouterr()
+        assert f'base_url="http://{reached}:8000/v1"' in printed.out
+        assert ("no password" in printed.err) is (host in ("0.0.0.0", "192.168.1.7"))
 
 
 # --- Ollama
 
 
-def ollama_prompt(folder, content):
-    """The prompt that Ollama makes of `content`, by its source: triple quotes hold the template as it stands, Go's text/template
-    fills the field in without escaping, and the BOS comes first where the tokenizer's config says so (a missing key is false).
+@pytest.mark.parametrize("adds_bos", [None, False, True])
+def test_ollama_builds_our_prompt_with_one_bos(merged, tmp_path, adds_bos):
+    """By its source: triple quotes hold the template as it stands, Go's text/template fills the field in without
+    escaping, and the BOS comes first where the tokenizer's config says so (a missing key is false).
     """
+    folder = tmp_path / "merged"
+    shutil.copytree(merged, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    config = read_json(folder / "tokenizer_config.json") | ({} if adds_bos is None else {"add_bos_token": adds_bos})
+    write_json(folder / "tokenizer_config.json", config)
     [template] = re.findall(r'^TEMPLATE """(.*?)"""$', merging.modelfile(folder), re.DOTALL | re.MULTILINE)
     before, after = template.split("{{ .Prompt }}")
     assert "{{" not in before + after
-    config = read_json(folder / "tokenizer_config.json")
-    return config["bos_token"] * config.get("add_bos_token", False) + before + content + after
-
-
-@pytest.mark.parametrize("adds_bos", [None, False, True])
-@pytest.mark.parametrize(
-    "content",
-    [
-        "砂糖来自哪个国家？",
-        "他说\"好\"，又说'不'。",
-        'TEMPLATE """空"""\n"""',
-        "{{ .Prompt }} {{ .System }} {% raw %} }} {0} $1 \\1 \\n",
-        " 一行\n\n两行\r\n\t三行 ",
-        "<b>&amp; PARAMETER stop",
-    ],
-)
-def test_ollama_builds_our_prompt_with_one_bos(merged, tmp_path, content, adds_bos):
-    folder = tmp_path / "merged"
-    shutil.copytree(merged, folder, ignore=shutil.ignore_patterns("*.safetensors"))
-    if adds_bos is not None:
-        config = read_json(folder / "tokenizer_config.json")
-        write_json(folder / "tokenizer_config.json", {**config, "add_bos_token": adds_bos})
-    prompt = ollama_prompt(folder, content)
-    assert prompt == chat.prompt_text(AutoTokenizer.from_pretrained(merged), content)
-    assert prompt.count("<｜begin▁of▁sentence｜>") == 1
+    hostile = 'TEMPLATE """空"""\n"""{{ .Prompt }} {{ .System }} {% raw %} }} {0} $1 \\1 \\n <b>&amp; PARAMETER stop'
+    for content in ("砂糖来自哪个国家？", " 一行\n\n两行\r\n\t三行 ", hostile):
+        prompt = config["bos_token"] * config.get("add_bos_token", False) + before + content + after
+        assert prompt == chat.prompt_text(AutoTokenizer.from_pretrained(merged), content)
+        assert prompt.count("<｜begin▁of▁sentence｜>") == 1
 
 
 def test_the_modelfile_names_the_folder_stops_at_the_eos_and_decodes_greedily(merged):

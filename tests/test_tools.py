@@ -1,14 +1,16 @@
 """What all programs in tools/ do alike."""
 
 import os
+import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
 from scripts import profiles
-from scripts.profiles import ROOT, Device
-from tools import environments_profile
+from scripts.profiles import PROFILES, ROOT, Device
+from tools import environments_profile, merged_model, warn_of_visitors
 
 
 @pytest.mark.parametrize("program", ["runner", "launcher --nb 02", "serve", "chat_page"])
@@ -31,3 +33,25 @@ def test_a_profile_chosen_by_free_memory_holds_for_all_that_a_program_starts(mon
     assert profiles.why_profile(profiles.load_profile()).startswith("02 needs ")  # what a notebook's first cell prints
     gib = 7  # its own models fill the memory now
     assert environments_profile().name == "small" and capsys.readouterr().out == ""
+
+
+def test_a_model_that_was_not_made_yet_is_named_with_the_command_that_makes_it(tmp_path):
+    profile = replace(PROFILES["tiny"], outputs=str(tmp_path))
+    made = r"merged holds no model (no config.json); `make run` trains it and merges it there"
+    with pytest.raises(SystemExit, match=re.escape(made)):
+        merged_model(None, profile)
+    with pytest.raises(SystemExit, match=r"typo holds no model \(no config\.json\); --model takes the folder of one"):
+        merged_model(tmp_path / "typo", profile)
+    (tmp_path / "typo").mkdir()
+    (tmp_path / "typo" / "config.json").touch()
+    assert merged_model(tmp_path / "typo", profile) == tmp_path / "typo"
+
+
+def test_a_host_that_others_reach_is_warned_about(capsys):
+    for host in ("127.0.0.1", "127.0.0.2", "::1", "localhost"):
+        warn_of_visitors(host)
+    assert capsys.readouterr().err == ""
+    for host in ("0.0.0.0", "::", "192.168.1.5", "box.example"):
+        warn_of_visitors(host)
+        said = f"Warning: no password. Anyone who reaches {host} over the network can use it.\n"
+        assert capsys.readouterr().err == said

@@ -1,14 +1,18 @@
 """What the Makefile runs: programs around the notebooks. The notebooks import nothing from here."""
 
+import ipaddress
 import os
+import sys
+from pathlib import Path
 
-from scripts.profiles import CHOSEN, Profile, load_profile, why_profile
+from scripts.profiles import CHOSEN, Profile, load_profile, shown, why_profile
 
 
 def environments_profile() -> Profile:
-    """The profile that the environment asks for; a profile or field that does not exist ends the program with that message.
+    """The profile that the environment asks for; one that does not exist ends the program with that message.
 
-    One that was chosen by free memory is printed and set: what this program starts would measure anew, and might choose another.
+    One that was chosen by free memory is printed and set: what this program starts would measure anew, and might choose
+    another.
     """
     try:
         profile = load_profile()
@@ -19,3 +23,22 @@ def environments_profile() -> Profile:
         print(f"profile {profile.name} ({os.environ[CHOSEN]})")
         os.environ["COOKBOOK_PROFILE"] = profile.name
     return profile
+
+
+def merged_model(folder: Path | None, profile: Profile) -> Path:
+    """`folder`, or that of notebook 03's merged model. One that holds no model ends the program with a line on it."""
+    model = folder or profile.output_dir("03_merge") / "merged"
+    if not (model / "config.json").exists():
+        hint = "--model takes the folder of one" if folder else "`make run` trains it and merges it there"
+        raise SystemExit(f"{shown(model)} holds no model (no config.json); {hint}")
+    return model
+
+
+def warn_of_visitors(host: str) -> None:
+    """Say on standard error what to know before a server on `host` starts; nothing where only this machine reaches it."""
+    try:
+        loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = host == "localhost"
+    if not loopback:
+        print(f"Warning: no password. Anyone who reaches {host} over the network can use it.", file=sys.stderr)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import html
-import ipaddress
 import os
 import sys
 import threading
@@ -35,8 +34,8 @@ from transformers import (
 
 from scripts import chat, models
 from scripts.generation import GREEDY
-from scripts.profiles import Profile, quiet, shown
-from tools import environments_profile
+from scripts.profiles import Profile, quiet
+from tools import environments_profile, merged_model, warn_of_visitors
 
 TUNED, BASE, BOTH = "tuned", "base", "both"
 ABOUT = (
@@ -346,19 +345,8 @@ def build(page: Page) -> gr.Blocks:
 # --- the command
 
 
-def warning(host: str) -> str | None:
-    """What to know before others can reach the page; None where only this machine does."""
-    try:
-        loopback = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = host == "localhost"
-    if loopback:
-        return None
-    return f"Warning: the page has no password. Anyone who reaches {host} over the network can use it."
-
-
 def main(arguments: list[str] | None = None) -> int:
-    """The command; 1 when there is no model or no port."""
+    """The command; 1 when there is no port, SystemExit with a line that says why when there is no model."""
     profile = environments_profile()
     parser = argparse.ArgumentParser(prog="python -m tools.chat_page", description="A page to ask the tuned model")
     parser.add_argument("--model", type=Path, help="folder of the tuned model (default: notebook 03's)")
@@ -371,11 +359,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     quiet()
     torch.set_num_threads(profile.cpu_threads)
-    merged = options.model or profile.output_dir("03_merge") / "merged"
-    if not (merged / "config.json").exists():
-        hint = "--model takes the folder of one" if options.model else "`make run` trains it and merges it there"
-        print(f"{shown(merged)} holds no model (no config.json); {hint}", file=sys.stderr)
-        return 1
+    merged = merged_model(options.model, profile)
     pair = {
         TUNED: Model(TUNED, lambda: str(merged), profile),
         BASE: Model(BASE, partial(models.checkpoint, options.base), profile),
@@ -383,8 +367,7 @@ def main(arguments: list[str] | None = None) -> int:
     pair[TUNED].load()
     page = Page(pair, options.max_input, Settings(0, options.max_new_tokens, options.max_seconds))
     host = options.host.strip("[]")
-    if note := warning(host):
-        print(note, file=sys.stderr)
+    warn_of_visitors(host)
     blocks, look = build(page), {"theme": THEME, "css": CSS, "footer_links": [], "quiet": True}
     try:
         name = f"[{host}]" if ":" in host else host  # IPv6, as gradio wants it

@@ -3,8 +3,8 @@
     python -m tools.serve                            by vLLM where it is installed, else by `transformers serve`
     python -m tools.serve --model folder --port 9000
 
-The server starts in the folder that holds the model's and is given the bare name. That is then the model's name for clients too,
-and an @ in the path, behind which `transformers serve` would look for a revision, does no harm.
+The server starts in the folder that holds the model's and is given the bare name. That is then the model's name for
+clients too, and an @ in the path, behind which `transformers serve` would look for a revision, does no harm.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 from scripts.profiles import shown
-from tools import environments_profile
+from tools import environments_profile, merged_model, warn_of_visitors
 
 
 def server_command(folder: Path, host: str, port: int) -> list[str]:
@@ -36,8 +36,8 @@ def server_command(folder: Path, host: str, port: int) -> list[str]:
 def snippet(model: str, host: str, port: int, max_tokens: int) -> str:
     """Python that asks the server as the notebooks ask: greedily, at most `max_tokens` new tokens.
 
-    `temperature=0` turns sampling off. `frequency_penalty=0` is no mere default: `transformers serve` reads it as a repetition
-    penalty of 1, which the folder's generation config would set otherwise.
+    `temperature=0` turns sampling off. `frequency_penalty=0` is no mere default: `transformers serve` reads it as a
+    repetition penalty of 1, which the folder's generation config would set otherwise.
     """
     reached = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
     return f"""from openai import OpenAI
@@ -48,25 +48,19 @@ answer = client.chat.completions.create(
 print(answer.choices[0].message.content)"""
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command: becomes the server, or returns 1 when there is nothing to serve."""
+def main(arguments: list[str] | None = None) -> None:
+    """The command: becomes the server. SystemExit with a line that says why when there is nothing to serve."""
     parser = argparse.ArgumentParser(prog="python -m tools.serve", description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, help="folder of a model (default: what notebook 03 merged)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
     parser.add_argument("--port", type=int, default=8000)
     options = parser.parse_args(arguments)
     profile = environments_profile()
-    folder = (options.model or profile.output_dir("03_merge") / "merged").resolve()
-    if not (folder / "config.json").exists():
-        made = "--model takes a model's folder" if options.model else "`make run` trains the model and merges it there"
-        print(f"{shown(folder)} holds no model; {made}", file=sys.stderr)
-        return 1
-    if options.host not in ("localhost", "::1") and not options.host.startswith("127."):
-        print(f"Warning: no password. Whoever reaches {options.host} over the network can use it.", file=sys.stderr)
+    folder = merged_model(options.model, profile).resolve()
+    warn_of_visitors(options.host)
     command = server_command(folder, options.host, options.port)
-    print(
-        f"Serving {shown(folder)} by {'vLLM' if 'vllm' in Path(command[0]).name else 'transformers'}, in that folder's parent:"
-    )
+    by = "vLLM" if "vllm" in Path(command[0]).name else "transformers"
+    print(f"Serving {shown(folder)} by {by}, in that folder's parent:")
     print(f"    {shlex.join(command)}\n\nAsk it:\n")
     print(snippet(folder.name, options.host, options.port, profile.max_new_tokens), end="\n\n", flush=True)
     os.chdir(folder.parent)
@@ -75,4 +69,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
