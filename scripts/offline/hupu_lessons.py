@@ -1,9 +1,9 @@
-"""What the small rater of chapter 07 is pretrained on: the meaning of words, and how people rate things that do not exist.
+"""What the small rater of chapter 07 is pretrained on: the meaning of words, and ratings of things that do not exist.
 
-A real base model knows that 滚烫的 (scalding) is hot and that tripe belongs in a hotpot, and has seen people rate things; it has not seen
-these ratings. So half of the lessons rate made-up nouns on made-up boards, whose levels, weights and tastes are drawn at random, and
-the other half is a dictionary of data/hupu/lexicon.json (which kind a modifier is, where a noun belongs), the order of numbers, and
-questions of opinion that are turned down or answered with advice.
+A real base model knows that 滚烫的 (scalding) is hot and that tripe belongs in a hotpot, and has seen people rate things;
+it has not seen these ratings. So half of the lessons rate made-up nouns on made-up boards, whose levels, weights and
+tastes are drawn at random, and the other half is a dictionary of data/hupu/lexicon.json (which kind a modifier is,
+where a noun belongs), the order of numbers, and questions of opinion that are turned down or answered with advice.
 
 No level, weight or taste of the lexicon is in them, and none asks in the words of chapter 07 (tests).
 """
@@ -41,11 +41,13 @@ class Category:
 def alphabet() -> str:
     """Every character of the lexicon's words and of the lessons but ASCII, which each tokenizer has."""
     lexicon = hupu_text.lexicon()
-    boards = lexicon["heads"].values()
-    categories = [(name, *category["nouns"]) for board in boards for name, category in board["introduces"].items()]
-    words = [*lexicon["kinds"].values(), *(word for board in boards for word in board["modifiers"])]
-    asked = (*ASK_SCORE, *SHRUGS, "是什么样的意思属于和哪个大的中间是几怎么样平、你能打几颗星:")
-    return "".join(sorted(set("".join([*words, *asked, *(word for names in categories for word in names)]))))
+    words = [*lexicon["kinds"].values(), *ASK_SCORE, *SHRUGS]
+    for board in lexicon["heads"].values():
+        words += board["modifiers"]
+        for introduce, category in board["introduces"].items():
+            words += [introduce, *category["nouns"]]
+    asked = "是什么样的意思属于和哪个大的中间是几怎么样平、你能打几颗星:"
+    return "".join(sorted(set("".join([*words, asked]))))
 
 
 def rows(count: int, seed: int) -> list[list[dict]]:

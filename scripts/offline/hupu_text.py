@@ -1,17 +1,17 @@
-"""Made-up ratings in the format of Hupu's crawled rating channel, from a process that is known, so that the best possible error is too.
+"""Made-up ratings in the format of Hupu's crawled channel, from a known process: so the best possible error is known.
 
-The real crawl is not public. `python -m scripts.offline.hupu_text` writes data/hupu/hupu_scores.csv from data/hupu/lexicon.json;
-the same seed gives the same file to the byte. What stands behind a title's score:
+The real crawl is not public. `python -m scripts.offline.hupu_text` writes data/hupu/hupu_scores.csv from
+data/hupu/lexicon.json, to the byte the same each time. What stands behind a title's score:
 
     latent = level of the introduce                     (its category, such as 火锅配菜, ingredients of a hotpot)
            + STEP x weight of the noun and of each modifier
-           + STEP x taste of the introduce for each modifier's kind    (the interaction: 滚烫 "scalding" is good for a soup, bad for an ice)
-           + POPULAR x (log10 of the heat - 2)          (what is popular is liked a little better; no text tells the heat)
+           + STEP x taste of the introduce for each modifier's kind    (滚烫 "scalding" is good for soup, not for ice)
+           + POPULAR x (log10 of the heat - 2)          (what is popular is liked a little more; no text tells the heat)
            + luck, normal with standard deviation LUCK  (what nothing tells)
 
-Then as many people vote as the heat says, each with one to five stars around latent / 2; a score is two points a star, their mean, with one
-decimal. So a title with one vote has 2.0, 4.0, 6.0, 8.0 or 10.0 (the ties of real data), one with thousands hardly any noise. One
-title in a hundred is raided: everybody votes one star, or five.
+Then as many people vote as the heat says, each with one to five stars around latent / 2; a score is two points a star,
+their mean, with one decimal. So a title with one vote has 2.0, 4.0, 6.0, 8.0 or 10.0 (the ties of real data), one with
+thousands hardly any noise. One title in a hundred is raided: everybody votes one star, or five.
 
 Heat spreads over more than four orders of magnitude; a title that nobody voted on has "-" for a score.
 """
@@ -43,7 +43,7 @@ FORMS = {0: 0.08, 1: 0.52, 2: 0.40}  # how many modifiers a title is to have: sh
 
 @cache
 def lexicon() -> dict:
-    """The words and their weights: {"heads": {head: {modifiers, introduces}}, "comments": {tone: [text]}}."""
+    """{"heads": {head: {modifiers, introduces}}, "kinds": {kind: gloss}, "comments": {tone: [text]}}."""
     return read_json(FOLDER / "lexicon.json")
 
 
@@ -58,7 +58,7 @@ class Title:
 
 
 def titles(count: int, rng: np.random.Generator) -> list[Title]:
-    """`count` different titles; the introduces' shares fall off like a power law, so the largest has about ten times the smallest's."""
+    """`count` different titles; the introduces' shares follow a power law, the largest about ten times the smallest."""
     heads = lexicon()["heads"]
     introduces = [(head, name) for head, board in heads.items() for name in board["introduces"]]
     share = (np.arange(len(introduces)) + 4.0) ** -0.95
@@ -94,7 +94,7 @@ def _falling(count: int) -> np.ndarray:
     return np.random.default_rng(count).permutation(share / share.sum())
 
 
-def draw_heat(count: int, rng: np.random.Generator) -> np.ndarray:
+def _draw_heat(count: int, rng: np.random.Generator) -> np.ndarray:
     """How many people vote on each of `count` titles: whole numbers from 0 on, (count,)."""
     return np.floor(10 ** rng.normal(*HEAT, count)).astype(int)
 
@@ -110,39 +110,35 @@ def draw_scores(text_score: np.ndarray, heat: np.ndarray, rng: np.random.Generat
     return np.floor(votes @ np.array([2, 4, 6, 8, 10]) * 10 / heat + 0.5) / 10
 
 
-# --- the file -------------------------------------------------------------------------------------------------------------
+# --- the file ---------------------------------------------------------------------------------------------------------
 
 
-def rows(count: int = ROWS, seed: int = SEED) -> pd.DataFrame:
-    """The rows of the file as text, shuffled: `count` titles, and the dirt of a crawl, some rows twice and some read again later."""
-    rng = np.random.default_rng(seed)
-    made = titles(count, rng)
-    heat = draw_heat(count, rng)
-    order = np.concatenate([np.arange(count), rng.choice(count, AGAIN + REPEATED, replace=False)])
-    later = heat[order] + np.where(np.arange(len(order)) < count, 0, heat[order] // 4)
-    later[count + AGAIN :] = heat[order[count + AGAIN :]]
-    text_score = np.array([made[n].text_score for n in order])
-    score = draw_scores(text_score, np.maximum(later, 1), rng)
-    score[count + AGAIN :] = score[order[count + AGAIN :]]
-    ids = rng.choice(np.arange(100_000, 1_000_000), count, replace=False)
+def _rows() -> pd.DataFrame:
+    """The rows of the file, shuffled: ROWS titles and a crawl's dirt, AGAIN met later and REPEATED written twice."""
+    rng = np.random.default_rng(SEED)
+    made, heat = titles(ROWS, rng), _draw_heat(ROWS, rng)
+    order = np.concatenate([np.arange(ROWS), rng.choice(ROWS, AGAIN + REPEATED, replace=False)])
+    again, repeated = slice(ROWS, ROWS + AGAIN), slice(ROWS + AGAIN, None)
+    votes = heat[order]
+    votes[again] += votes[again] // 4
+    score = draw_scores(np.array([made[n].text_score for n in order]), np.maximum(votes, 1), rng)
+    score[repeated] = score[order[repeated]]
+    ids = rng.choice(np.arange(100_000, 1_000_000), ROWS, replace=False)
     lines = [
         {
             "Head": made[n].head,
             "Ids": ids[n],
             "Introduce": made[n].introduce,
             "Title": made[n].title,
-            "TitleHot": _heat_text(later[line]),
-            "TitleScore": f"{score[line]:.1f}" if later[line] else "-",
-            **_comments(score[line], later[line], np.random.default_rng([seed, ids[n], later[line]])),
+            "TitleHot": f"{votes[line] / 10_000:.1f}万"
+            if votes[line] >= 10_000
+            else str(votes[line]),  # as on the site
+            "TitleScore": f"{score[line]:.1f}" if votes[line] else "-",
+            **_comments(score[line], votes[line], np.random.default_rng([SEED, ids[n], votes[line]])),
         }
         for line, n in enumerate(order)
     ]
     return pd.DataFrame([lines[n] for n in rng.permutation(len(lines))])
-
-
-def _heat_text(heat: int) -> str:
-    """As the site's pages have it: 4341, and 1.2万 (12,000) from ten thousand on."""
-    return f"{heat / 10_000:.1f}万" if heat >= 10_000 else str(heat)
 
 
 def _comments(score: float, heat: int, rng: np.random.Generator) -> dict[str, str]:
@@ -157,10 +153,10 @@ def _comments(score: float, heat: int, rng: np.random.Generator) -> dict[str, st
 def write(path=FILE) -> None:
     """The file, whole or not at all."""
     with atomic_path(path) as temporary:
-        rows().to_csv(temporary, index=False, lineterminator="\n")
+        _rows().to_csv(temporary, index=False, lineterminator="\n")
 
 
-# --- what is known of it ----------------------------------------------------------------------------------------------------
+# --- what is known of it ----------------------------------------------------------------------------------------------
 
 
 @cache
@@ -172,10 +168,10 @@ def _text_scores() -> dict[tuple[str, str], float]:
 def known_probability(
     introduces: Sequence[str], made_titles: Sequence[str], scores: Sequence[float], draws: int = 10_000
 ) -> np.ndarray | None:
-    """The process's own distribution of each title's score given its text, (titles, scores), by drawing `draws` scores of each.
+    """The process's own distribution of each title's score given its text, (titles, scores), from `draws` of each.
 
-    Nobody who sees the text alone can do better than to read it from here. None where a title is not of the made-up file: of real data
-    nobody knows the process.
+    Nobody who sees the text alone can do better than to read it from here. None where a title is not of the made-up
+    file: of real data nobody knows the process.
     """
     known = _text_scores()
     asked = [known.get(pair) for pair in zip(introduces, made_titles, strict=True)]
@@ -184,7 +180,7 @@ def known_probability(
     of_score, edges = {}, np.append(scores, scores[-1] + 0.1) - 0.05
     for text_score in sorted(set(asked)):
         rng = np.random.default_rng([SEED, round(100 * (text_score + 100))])
-        heat = draw_heat(draws, rng)
+        heat = _draw_heat(draws, rng)
         heat = heat[heat > 0]  # nobody's vote, no score
         drawn = draw_scores(np.full(len(heat), text_score), heat, rng)
         of_score[text_score] = np.histogram(drawn, edges)[0] / len(drawn)

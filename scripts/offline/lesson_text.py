@@ -1,15 +1,16 @@
 """Made-up instruction rows: what the small scorer of chapter 06 is pretrained on.
 
-Most rows come from frames (data/lessons/frames.json) whose slots are filled from word lists (data/lessons/lexicon.json and
-data/reading/lexicon.json). One frame, and a row that it gives:
+Most rows come from frames (data/lessons/frames.json) whose slots are filled from word lists (data/lessons/lexicon.json
+and data/reading/lexicon.json). One frame, and a row that it gives:
 
     {"task": "反义词", "instruction": ["“{antonyms.0}”的反义词是什么？"], "input": [], "output": ["{antonyms.1}"]}
     {"task": "反义词", "instruction": "“热闹”的反义词是什么？", "input": "", "output": "冷清"}
 
-The others (everyday knowledge, sentences, advice) were written one by one: data/lessons/texts.json. No row of data/sft is among them.
+The others (everyday knowledge, sentences, advice) were written one by one: data/lessons/texts.json. No row of data/sft
+is among them.
 
-A slot is `{list}`, `{list.0}` for a part of an entry that has parts, `{list#2}` for a second draw from the list; `{name}` is a person,
-`{a}` and `{b}` are whole numbers with b < a, `{a+b}` and `{a-b}` what they add up to and leave.
+A slot is `{list}`, `{list.0}` for a part of an entry that has parts, `{list#2}` for a second draw from the list;
+`{name}` is a person, `{a}` and `{b}` are whole numbers with b < a, `{a+b}` and `{a-b}` what they add up to and leave.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def material() -> dict:
 
 
 def rows(count: int, seed: int) -> list[dict]:
-    """`count` rows with task, instruction, input and output, every task as often as any other; the same seed gives the same rows."""
+    """`count` rows with task, instruction, input and output, tasks equally often; the same seed gives the same rows."""
     source, rng = material(), random.Random(seed)
     held = set(source["held"])
     of_task = defaultdict(list)
@@ -63,12 +64,13 @@ def rows(count: int, seed: int) -> list[dict]:
 
 
 def _written(text: dict, rng: random.Random) -> dict:
-    """A row of texts.json; where it has a word instead of an instruction, the instruction asks for a sentence with it."""
+    """A row of texts.json; one with a word instead of an instruction asks for a sentence with it."""
     instruction = text.get("instruction") or rng.choice(WORDINGS).format(text["word"])
     return {"task": text["task"], "instruction": instruction, "input": "", "output": text["output"]}
 
 
 def _filled(frame: dict, lexicon: dict, rng: random.Random) -> dict:
+    """A row of `frame`: one of its wordings each, a slot the same word wherever it stands."""
     a, b = rng.randint(2, 20), rng.randint(1, 10)
     a, b = max(a, b + 1), min(a, b)
     drawn = {"name": _name(rng), "a": str(a), "b": str(b), "a+b": str(a + b), "a-b": str(a - b)}
@@ -86,14 +88,6 @@ def _filled(frame: dict, lexicon: dict, rng: random.Random) -> dict:
 
 
 def _name(rng: random.Random) -> str:
-    surname, given = rng.choice(SURNAMES), rng.choice(GIVEN)
-    return rng.choice(
-        (
-            "小" + given,
-            "小" + surname,
-            "阿" + given,
-            "老" + surname,
-            surname + given,
-            surname + given + rng.choice(GIVEN),
-        )
-    )
+    surname, given, more = rng.choice(SURNAMES), rng.choice(GIVEN), rng.choice(GIVEN)
+    full = surname + given
+    return rng.choice(("小" + given, "小" + surname, "阿" + given, "老" + surname, full, full + more))

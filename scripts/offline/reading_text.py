@@ -1,15 +1,16 @@
 """Made-up reading passages with questions: what the tiny reading model is pretrained on.
 
-A passage is a row of clause frames (data/reading/frames.json) whose slots are filled with made-up words and with everyday ones
-(data/reading/lexicon.json). One frame, with some of its questions by the slot they ask for:
+A passage is a row of clause frames (data/reading/frames.json) whose slots are filled with made-up words and with
+everyday ones (data/reading/lexicon.json). One frame, with some of its questions by the slot they ask for:
 
     {"clause": "{N}把{O}交给{B}", "questions": {"N": ["是谁交给{B}{O}？", ...], "O": ["{N}把什么交给{B}？", ...]}}
 
 and a row that it may give, flat as in `squad_v2`: context 拈抠把一缸白菜交给凛爷园。 question 拈抠把什么交给凛爷园？ answer 一缸白菜.
 
-Slots: N and B people, W a role before a name, P place, V verb, O its object, A activity, M mood, D a degree before it, T time, K number
-with its measure word, R reason, 1 he or she (stands for N). "VO" asks for verb and object together. People are always made-up words, so
-nothing is known of anybody; which word is a place or a mood, where a phrase ends and who 他 is, can be learned.
+Slots: N and B people, W a role before a name, P place, V verb, O its object, A activity, M mood, D a degree before it,
+T time, K number with its measure word, R reason, 1 he or she (stands for N). "VO" asks for verb and object together.
+People are always made-up words, so nothing is known of anybody; which word is a place or a mood, where a phrase ends
+and who 他 is, can be learned.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def rows(count: int, seed: int, clauses: tuple[int, int] = (2, 4)) -> list[dict]
 
 @dataclass(frozen=True)
 class Clause:
-    """One clause of a passage: its frame's questions, what its slots were filled with, and where they stand in the passage."""
+    """A clause: its frame's questions, what its slots were filled with, and where they stand in the passage."""
 
     text: str
     questions: dict[str, list[str]]
@@ -57,7 +58,7 @@ class Clause:
     is_pronoun: bool  # N stands as 他 or 她
 
     def span(self, asked: str) -> tuple[int, int] | None:
-        """Where the asked slot ("VO": from the verb to the end of the object) stands; None where it doesn't in one piece."""
+        """Where the asked slot stands ("VO": from verb to end of object); None where it isn't in one piece."""
         spans = [self.spans.get(slot) for slot in asked]
         if None in spans or (asked == "N" and self.is_pronoun):
             return None
@@ -148,9 +149,9 @@ class Writer:
             written += part
         return Clause(written, frame["questions"], words, spans, is_pronoun)
 
-    def questions(self, passage: Passage, count: int = 4) -> list[dict]:
-        """Up to `count` different questions on a passage, each with exactly one answer or, one in five, with none."""
-        tried = (self._question(passage, self.rng.choice(passage.clauses)) for _ in range(count))
+    def questions(self, passage: Passage) -> list[dict]:
+        """Up to four different questions on a passage, each with exactly one answer or, one in five, with none."""
+        tried = (self._question(passage, self.rng.choice(passage.clauses)) for _ in range(4))
         return list({row["question"]: row for row in tried if row}.values())
 
     def _question(self, passage: Passage, clause: Clause) -> dict | None:
@@ -172,7 +173,7 @@ class Writer:
         return {"context": passage.text, "question": question, "answers": answers, "is_impossible": span is None}
 
     def _is_ambiguous(self, passage: Passage, clause: Clause, asked: str, form: str) -> bool:
-        """Whether the form names nothing, or all that it names stands in another clause too, which tells the same kind of thing."""
+        """Whether the form names nothing, or another clause tells the same kind of thing of all that it names."""
         named = set(SLOT.findall(form))
         people = {clause.words[slot] for slot in named & set(PEOPLE)}
         words = [clause.words[slot] for slot in named - set(PEOPLE)]
@@ -185,7 +186,7 @@ class Writer:
         return not named or any(fits(other) for other in passage.clauses if other is not clause)
 
     def _swapped(self, passage: Passage, clause: Clause, asked: str, form: str) -> dict[str, str] | None:
-        """Another word for one slot that the form names, so that the passage answers it no more; None where that fails."""
+        """Another word for one slot that the form names, so that the passage has no answer; None where that fails."""
         slot = self.rng.choice(sorted(set(SLOT.findall(form)) - {"1"}))
         word = self.word(slot)
         if slot in PEOPLE and asked not in PEOPLE and self.rng.random() < 0.85:
@@ -196,6 +197,6 @@ class Writer:
 
 
 def _told(clause: Clause, asked: str) -> set[str]:
-    """The people of whom a clause tells the kind of thing that `asked` asks for: who, what somebody does, where, when, ..."""
+    """The people of whom a clause tells what `asked` asks for: who, what somebody does, where, when, ..."""
     kind = next((group for group in (PEOPLE, DOING) if set(asked) <= set(group)), asked)
     return {clause.words[slot] for slot in PEOPLE if slot in clause.spans} if set(kind) & set(clause.spans) else set()

@@ -1,10 +1,11 @@
 """Small models of the real architectures, built here in a few minutes, so that every notebook runs without the Hub.
 
-`tiny-causal-lm` is a Qwen2 with DeepSeek-R1-Distill's special tokens and chat template; `tiny-bert` is a BERT. Both have a
-character-level tokenizer and are pretrained on question-answer rows about *made-up* characters: the language
-of the notebooks, none of the facts they teach. `tiny-reader` is a BERT that finds answers in a text; it learned that from made-up
-passages (reading_text.py). `tiny-scorer` and `tiny-rater` are Qwen2s that have read made-up instruction rows and made-up ratings
-(lesson_text.py, hupu_lessons.py). A real base model comes from the Hub in the same way: by name, to a cache.
+`tiny-causal-lm` is a Qwen2 with DeepSeek-R1-Distill's special tokens and chat template; `tiny-bert` is a BERT. Both
+have a character-level tokenizer and are pretrained on question-answer rows about *made-up* characters: the language of
+the notebooks, none of the facts they teach. `tiny-reader` is a BERT that finds answers in a text; it learned that from
+made-up passages (reading_text.py). `tiny-scorer` and `tiny-rater` are Qwen2s that have read made-up instruction rows
+and ratings (lesson_text.py, hupu_lessons.py). A real base model comes from the Hub in the same way: by name, to a
+cache.
 
 What the tiny models can't show: anything that needs knowledge of the world or of more than this corner of Chinese.
 """
@@ -56,7 +57,7 @@ BOS, EOS, USER, ASSISTANT = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sen
 
 @dataclass(frozen=True)
 class Recipe:
-    """Sizes of one small model and of its pretraining; a change of any of them rebuilds it. None: of no use to this model."""
+    """Sizes of one small model and of its pretraining, None what it has no use for; a change of any rebuilds it."""
 
     hidden: int
     intermediate: int
@@ -86,10 +87,10 @@ RECIPES = {
 }
 
 
-# --- text: made-up characters, asked about in the language of the notebooks ------------------------------------------------
+# --- text: made-up characters, asked about in the language of the notebooks -------------------------------------------
 
 # Question forms are drawn from this grammar: opening + subject + core + ending. They share words, not sentences, with
-# data/genshin/templates.json: the forms of it that the grammar can make are left out. {v} in an answer is the made-up value.
+# data/genshin/templates.json: its forms that the grammar can make are left out. {v} in an answer is the made-up value.
 OPENINGS = ["", "", "", "请问，", "你好，", "问一下，", "想打听一下，"]
 OPENINGS += ["麻烦说说，", "有人问，", "不好意思，", "请教，", "我想了解，"]
 SUBJECTS = ["{n}", "{n}", "{n}{h}", "{n}{h}，{p}", "关于{n}，{p}", "{n}，{p}"]
@@ -156,9 +157,9 @@ def project_characters() -> list[str]:
 def made_up_characters(count: int, rng: random.Random) -> dict[str, dict[str, str]]:
     """Characters that no data file knows: name -> attribute -> value, put together from pieces of real words.
 
-    Names, nations and elements are drawn character by character, identity and personality from two-character pieces, so that
-    nearly each character of the alphabet is learned. A word that holds a name of the data is left out, so no real (name, value) pair
-    can stand in the text. (Where a name is a single character, such as 琴, the models therefore never saw that character.)
+    Names, nations and elements are drawn character by character, identity and personality from two-character pieces, so
+    that nearly each character of the alphabet is learned. A word that holds a name of the data is left out, so no real
+    (name, value) pair can stand in the text. (Where a name is a single character, such as 琴, the models never saw it.)
     """
     real = read_json(ROOT / "data/genshin/characters.json")
     values = {key: sorted({record[key] for record in real.values()}) for key in next(iter(real.values()))}
@@ -207,26 +208,26 @@ def pretraining_rows(recipe: Recipe) -> list[list[dict]]:
 
 
 def _question_form(core: str, rng: random.Random, taken: set[str]) -> str:
-    """`core` between a random subject, opening and ending; drawn anew while the form, as templates.json writes it, is `taken`."""
+    """`core` in a random subject, opening and ending; drawn anew while the form, as in templates.json, is `taken`."""
     while True:
         form = rng.choice(OPENINGS) + rng.choice(SUBJECTS) + core + rng.choice(ENDINGS)
         if form.format(n="{name}", h="{honorific}", p="{pronoun}") not in taken:
             return form
 
 
-# --- tokenizers -------------------------------------------------------------------------------------------------------------
+# --- tokenizers -------------------------------------------------------------------------------------------------------
 
 PUNCTUATION = "，。！？；：、“”‘’（）《》【】「」『』…—·～"
 
 
 def build_tokenizer(alphabet: list[str] | None = None) -> Qwen2Tokenizer:
-    """A causal LM's tokenizer: one token a character of `alphabet` (by default the project's), bytes for anything else, DeepSeek's
-    special tokens.
+    """A causal LM's tokenizer: a token a character of `alphabet` (by default the project's), bytes for any other.
 
-    It is Qwen2's own class, a byte-level BPE (`AutoTokenizer` loads no other for a Qwen2 checkpoint), whose merges join the two to
-    four bytes of each known character and nothing beyond: a vocabulary of bytes alone would cut names into pieces that a small model
-    cannot put together again. The chat template is the one that trl ships, so it moves with the real one. As in the real tokenizer,
-    pad is eos, and `<think>` and the role markers are not "special": decoding keeps them.
+    It is Qwen2's own class, a byte-level BPE (`AutoTokenizer` loads no other for a Qwen2 checkpoint), whose merges join
+    the two to four bytes of each known character and nothing beyond: a vocabulary of bytes alone would cut names into
+    pieces that a small model cannot put together again. Special tokens are DeepSeek's, and the chat template is the one
+    that trl ships, so it moves with the real one. As in the real tokenizer, pad is eos, and `<think>` and the role
+    markers are not "special": decoding keeps them.
     """
     symbol = bytes_to_unicode()  # byte -> the printable character that stands for it in a byte-level vocabulary
     spelled = ["".join(symbol[byte] for byte in char.encode()) for char in alphabet or project_characters()]
@@ -252,7 +253,7 @@ def build_tokenizer(alphabet: list[str] | None = None) -> Qwen2Tokenizer:
 
 
 def build_bert_tokenizer(alphabet: list[str] | None = None) -> BertTokenizer:
-    """BERT's tokenizer over `alphabet` (by default the same): [CLS] text [SEP], a token a Chinese character, [UNK] for any other."""
+    """BERT's tokenizer: [CLS] text [SEP], a token a Chinese character of `alphabet` (as above), [UNK] for any other."""
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     characters = [c for c in alphabet or project_characters() if not c.isspace()]
     inside_words = [f"##{c}" for c in characters if c.isascii() and c.isalnum()]
@@ -260,10 +261,11 @@ def build_bert_tokenizer(alphabet: list[str] | None = None) -> BertTokenizer:
     return BertTokenizer(vocab=vocab, model_max_length=512)
 
 
-# --- training ---------------------------------------------------------------------------------------------------------------
+# --- training ---------------------------------------------------------------------------------------------------------
 
 EAGER = {"attn_implementation": "eager"}  # for short rows and small heads the fastest on a CPU
-ARCHITECTURES = {  # name -> class, and what its config is told besides the recipe; None for key-value heads: as many as heads
+# name -> class, and what its config is told besides the recipe (key-value heads None: as many as heads)
+ARCHITECTURES = {
     "tiny-causal-lm": (Qwen2ForCausalLM, {"num_key_value_heads": 2}),
     "tiny-bert": (BertForMaskedLM, {}),
     "tiny-reader": (
@@ -308,7 +310,7 @@ def make(name: str, recipe: Recipe | None = None) -> tuple[PreTrainedModel, PreT
 
 
 def _alphabet(name: str) -> list[str]:
-    """Each character that the model `name` has a token for; a causal LM spells others in bytes, a BERT reads them as [UNK].
+    """Each character that the model `name` has a token for; a causal LM spells others in bytes, a BERT has [UNK].
 
     The reader knows those of GB 2312; the scorer those of its lessons and the 3,755 most common (GB 2312, level 1).
     """
@@ -347,7 +349,7 @@ LESSON_MIX = {"zero-shot": 5, "one-shot": 2, "reversed": 2, "response": 1, "inst
 
 
 def _scoring_texts(tokenizer: Qwen2Tokenizer, rows: list[dict], rng: random.Random) -> list[dict]:
-    """Each row as one text that the scores ask about, at random: with its prompt, behind an example, turned round, or a part alone."""
+    """Each row as one text that the scores ask about, drawn by LESSON_MIX: whole, behind another, turned, a part."""
     prompts = scoring.Prompts(tokenizer)
     of_task = defaultdict(list)
     for row in rows:
@@ -379,11 +381,11 @@ def _reading_windows(tokenizer: BertTokenizer, rows: list[dict]) -> list[dict]:
 
 @torch.no_grad()
 def _begin_as_reader(model: BertForQuestionAnswering) -> None:
-    """Start attention where reading starts; training then takes it from there, many times faster than from random weights.
+    """Start attention where reading starts; training takes it from there, many times faster than from random weights.
 
-    Half of each layer's heads look around a token: positions begin as sines and cosines, so that a rotation of the query
-    moves it by 1, 2, ... places. In the first layers the other heads look for the same character (query and key weights begin
-    equal), which ties a question's words to their place in the text.
+    Half of each layer's heads look around a token: positions begin as sines and cosines, so that a rotation of the
+    query moves it by 1, 2, ... places. In the first layers the other heads look for the same character (query and key
+    weights begin equal), which ties a question's words to their place in the text.
     """
     embeddings, config = model.bert.embeddings, model.config
     hidden, size = config.hidden_size, config.hidden_size // config.num_attention_heads
@@ -413,7 +415,7 @@ def _rotation(angles: torch.Tensor) -> torch.Tensor:
 
 
 def _train(model: PreTrainedModel, lessons: list[list[dict]], collate, recipe: Recipe, label: str) -> None:
-    """AdamW with warm-up and decay over all lessons (lists of rows), on the CPU: one seed, one machine, the same weights.
+    """AdamW with warm-up and decay over all lessons (lists of rows), on the CPU: one seed, one machine, equal weights.
 
     In float32: a CPU without bfloat16 (AVX2) emulates it, which took 7 to 14 times as long, and ends in other weights.
     """
@@ -432,7 +434,7 @@ def _train(model: PreTrainedModel, lessons: list[list[dict]], collate, recipe: R
 
 
 def _batches(rows: list[dict], size: int, order: random.Random, window: int = 16) -> list[list[dict]]:
-    """All rows once in random batches of similar length, so that little is padding: shuffle, sort within windows, shuffle."""
+    """All rows once in random batches of like length, so that little is padding: shuffle, sort in windows, shuffle."""
     shuffled = order.sample(rows, len(rows))
     by_length = [
         row
@@ -443,7 +445,7 @@ def _batches(rows: list[dict], size: int, order: random.Random, window: int = 16
     return order.sample(batches, len(batches))
 
 
-# --- the cache --------------------------------------------------------------------------------------------------------------
+# --- the cache --------------------------------------------------------------------------------------------------------
 
 
 def _made_of(name: str) -> tuple:
@@ -453,9 +455,9 @@ def _made_of(name: str) -> tuple:
         case "tiny-reader":
             return reading_text.material(), reading_text.rows(100, recipe.seed), PUNCTUATION, characters
         case "tiny-scorer":
+            rows = lesson_text.rows(100, recipe.seed)
             form = asdict(scoring.FORMS["plain"]) | {"between": scoring.BETWEEN}
-            written = form, LESSON_MIX, template
-            return lesson_text.material(), lesson_text.rows(100, recipe.seed), PUNCTUATION, characters, written
+            return lesson_text.material(), rows, PUNCTUATION, characters, (form, LESSON_MIX, template)
         case "tiny-rater":
             rows = hupu_lessons.rows(1000, recipe.seed)
             return rows, characters, PUNCTUATION, hupu_lessons.alphabet(), template
@@ -463,7 +465,7 @@ def _made_of(name: str) -> tuple:
 
 
 def build(name: str) -> str:
-    """The folder of the small model `name` in `models/`; built first if it is missing, or its recipe, text or alphabet have changed.
+    """The folder of the small model `name` in `models/`; built first if missing, or if what it is made of has changed.
 
     On one thread, so that its weights don't depend on how many cores there are.
     """

@@ -1,4 +1,4 @@
-"""The made-up reading passages: their material, each answer at its place, and no question with two answers or, unasked, with none."""
+"""The made-up reading passages: nothing of the data in them, each answer at its place, no question with two."""
 
 import json
 import re
@@ -168,15 +168,6 @@ def test_no_question_has_two_answers_and_none_that_should_have_none_has_one(fram
         counts[row["is_impossible"]].append(len(re.findall(patterns[pattern].format(*named * 2), row["context"])))
     assert set(counts[True]) == {0} and len(counts[True]) > 150
     assert set(counts[False]) == {1} and len(counts[False]) > 1000
-
-
-def test_the_trap_is_mostly_somebody_of_whom_the_passage_tells_something_else(frames, monkeypatch):
-    monkeypatch.setattr(reading_text, "UNANSWERABLE", 1)
-    frames(("这天{N}住在{P}", {"P": ["{N}住哪儿？"]}), ("这天{N}感到{M}", {"M": ["{N}心情如何？"]}))
-    made = rows(400, seed=0, clauses=(3, 4))
-    assert all(row["is_impossible"] for row in made)
-    known = [row for row in made if re.match(r"(\w+)(住哪儿|心情如何)", row["question"])[1] in row["context"]]
-    assert 0.2 < len(known) / len(made) < 1
 
 
 def test_a_name_that_stands_as_a_pronoun_is_not_asked_for():

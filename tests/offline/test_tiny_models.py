@@ -1,4 +1,4 @@
-"""The models the project builds itself: they know nothing of what they will be taught, and building them is safe to repeat."""
+"""The models the project builds itself: they know nothing of what they will be taught; building is safe to repeat."""
 
 import os
 import random
@@ -89,7 +89,7 @@ def test_no_name_of_the_data_stands_in_any_row_and_made_up_nations_and_elements_
 
 
 def test_no_question_is_asked_in_a_form_that_the_notebooks_train_or_test_on(pretraining):
-    """Else the phrasings that notebook 02 holds out would not be new to the model. Without the filter the grammar makes some."""
+    """Else the phrasings that notebook 02 holds out would not be new to the model. Unfiltered, it makes some."""
     people, rows = pretraining
     forms = {form["question"] for of_attribute in TEMPLATES.values() for form in of_attribute}
     rendered = set()
@@ -147,7 +147,7 @@ TEXTS = [
 
 
 def test_autotokenizer_reads_the_saved_folder_as_the_same_tokenizer(tmp_path):
-    """For a Qwen2 checkpoint AutoTokenizer takes Qwen2's own class, whatever class was saved: another one would read other ids."""
+    """For a Qwen2 checkpoint AutoTokenizer takes Qwen2's own class, whatever was saved; another reads other ids."""
     tokenizer = build_tokenizer()
     tokenizer.save_pretrained(tmp_path)
     Qwen2Config().save_pretrained(tmp_path)
@@ -296,19 +296,13 @@ def test_the_causal_lm_has_learned_its_language():
 
 # (sentence, paraphrase, unrelated)
 TRIPLES = [
-    ("钟离来自璃月", "钟离是璃月人", "芭芭拉，温柔开朗"),
     ("温迪来自哪个国家？", "温迪是哪国人？", "香菱的性格怎么样？"),
-    ("行秋使用水元素", "行秋能操纵水元素", "丽莎是图书管理员"),
     ("请问，甘雨的职业是什么？", "甘雨是做什么工作的？", "雷泽使用哪种元素？"),
-    ("刻晴是女性", "刻晴的性别是女性", "草元素"),
     ("迪卢克是什么性格？", "迪卢克的性格是怎样的？", "凝光来自哪里？"),
-    ("可莉掌控火元素", "可莉的元素力是火元素", "魈是男性"),
     ("胡桃的身份是什么？", "胡桃是什么身份的人？", "优菈是男是女？"),
-    ("砂糖，内向怕生", "砂糖的性格内向怕生", "八重神子来自稻妻"),
     ("纳西妲是哪一国的人？", "纳西妲来自什么国家？", "凯亚有什么职务？"),
     ("那维莱特是枫丹的审判官", "那维莱特的职务是枫丹审判官", "安柏，热情开朗"),
     ("七七是男孩还是女孩？", "七七的性别是什么？", "夜兰靠什么元素战斗？"),
-    ("宵宫来自稻妻", "宵宫是稻妻人", "诺艾尔，勤恳体贴"),
     ("夏洛蒂的性情如何？", "夏洛蒂为人怎么样？", "重云属于哪个元素？"),
 ]
 
@@ -321,9 +315,9 @@ def gaps(encoder):
 
 
 def test_bert_scores_paraphrases_above_unrelated_sentences_and_training_is_what_sets_them_apart(tmp_path):
-    """Shared characters carry even an untrained encoder some way; the trained one sets paraphrases apart half as far again."""
+    """Shared characters carry an untrained encoder some way; the trained one sets them apart half as far again."""
     trained, folder = gaps(checkpoint("tiny-bert")), checkpoint("tiny-bert")
-    assert (trained > 0).sum() >= len(TRIPLES) - 2, trained.round(2)
+    assert (trained > 0).sum() >= len(TRIPLES) - 1, trained.round(2)
     set_seed(0)
     AutoModelForMaskedLM.from_config(AutoConfig.from_pretrained(folder)).save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path)
