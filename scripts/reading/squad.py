@@ -251,15 +251,15 @@ class _Checker:
         if isinstance(items, list) and items:
             yield from ((f"{_join(where, key)}[{index}]", item) for index, item in enumerate(items))
             return
+        if items == []:
+            kind, detail = "no questions", f"{key} is empty; one at least is right"
+        elif isinstance(block, dict):
+            kind, detail = "nesting", f"{key} is {typed(items)}; a list is right"
+        else:
+            kind, detail = "nesting", f"{typed(block)}; an object with {key} is right"
         self.count("blocks", "read")
         self.count("blocks", "left out")
-        if items == []:
-            self.fault("blocks", where, where, "no questions", "left out", f"{key} is empty; one at least is right")
-        elif isinstance(block, dict):
-            self.fault("blocks", where, where, "nesting", "left out", f"{key} is {typed(items)}; a list is right")
-        else:
-            right = f"an object with {key} is right"
-            self.fault("blocks", where, where, "nesting", "left out", f"{typed(block)}; {right}")
+        self.fault("blocks", where, where, kind, "left out", detail)
 
     def row(self, where: str, row) -> None:
         if not isinstance(row, dict):
@@ -398,11 +398,8 @@ def _place(context: str, text, start) -> tuple[tuple[str, int] | None, str | Non
         detail = f"{short(text)} stands at {places[0]}, not at {start}; {places[0]} was taken"
         return (text, places[0]), "wrong offset", detail
     if places:
-        return (
-            None,
-            "wrong offset",
-            f"{short(text)} stands at {_listed(places)}, not at {start}; one of these is right",
-        )
+        detail = f"{short(text)} stands at {_listed(places)}, not at {start}; one of these is right"
+        return None, "wrong offset", detail
     places = _places(fold_width(context), fold_width(text))
     if start in places or len(places) == 1:
         place = start if start in places else places[0]
@@ -416,11 +413,7 @@ def _place(context: str, text, start) -> tuple[tuple[str, int] | None, str | Non
 
 def _places(context: str, text: str) -> list[int]:
     """Every position of `text`, overlapping ones too."""
-    places, found = [], context.find(text)
-    while found >= 0:
-        places.append(found)
-        found = context.find(text, found + 1)
-    return places
+    return [found.start() for found in re.finditer(f"(?={re.escape(text)})", context)]
 
 
 def _listed(places: list[int]) -> str:
@@ -483,6 +476,3 @@ def _qa(row: dict) -> dict:
         if pairs or key == "answers":
             qa[key] = [{"text": text, "answer_start": start} for text, start in pairs]
     return qa
-
-
-# ---------------------------------------------------------------- near copies

@@ -2,6 +2,7 @@
 
 import copy
 import doctest
+import re
 
 import pytest
 from datasets import Dataset
@@ -25,15 +26,15 @@ def make_row(context, question, *answers, plausible=()):
     return {"id": row_id, "title": "", "context": context, "question": question, **found, "is_impossible": not answers}
 
 
-def edited(context, spans, old, new, questions=()):
-    return augment._Passage(context, list(questions), [spans]).edited(old, new)
-
-
-def results(rows, monkeypatch=None, made_up=0, **chances):
-    """The rows reworded with many seeds; new names come from the rows alone."""
-    if monkeypatch:
-        monkeypatch.setattr(augment, "MADE_UP", made_up)
+def results(rows, **chances):
+    """The rows reworded with many seeds."""
     return [augment.reword(rows, seed, **{"names": 0, "phrases": 0, **chances}) for seed in SEEDS]
+
+
+@pytest.fixture
+def known_names(monkeypatch):
+    """New names come from the rows alone."""
+    monkeypatch.setattr(augment, "MADE_UP", 0)
 
 
 @pytest.fixture(scope="module")
@@ -63,56 +64,43 @@ def test_docstring_example():
     assert found.attempted > 0 and found.failed == 0
 
 
-def test_spans_before_at_around_and_behind_an_edit():
-    context = "画师川岛在集市。川岛很高兴。"
-    spans = [(0, 2), (2, 4), (0, 4), (5, 7), (8, 10), (11, 13), (0, 14)]
-    assert [context[slice(*span)] for span in spans] == ["画师", "川岛", "画师川岛", "集市", "川岛", "高兴", context]
-    passage = edited(context, spans, "川岛", "鹿野院平藏", ["川岛在哪里？"])
-    assert passage.context == "画师鹿野院平藏在集市。鹿野院平藏很高兴。"
-    assert passage.questions == ["鹿野院平藏在哪里？"]
-    assert passage.spans == [[(0, 2), (2, 7), (0, 7), (8, 10), (11, 16), (17, 19), (0, 20)]]
+FAIR = "画师川岛在集市。川岛很高兴。"
+AROUND = [(0, 2), (2, 4), (0, 4), (5, 7), (8, 10), (11, 13), (0, 14)]  # 画师 川岛 画师川岛 集市 川岛 高兴 and all
+BEHIND = [(0, 2), (2, 7), (0, 7), (8, 10), (11, 16), (17, 19), (0, 20)]
 
 
-def test_a_shorter_text_moves_the_rest_to_the_left():
-    passage = edited("八重神子和空。", [(0, 4), (5, 6)], "八重神子", "琴")
-    assert (passage.context, passage.spans) == ("琴和空。", [[(0, 1), (2, 3)]])
+@pytest.mark.parametrize(
+    ("context", "spans", "old", "new", "found", "moved"),
+    [
+        (FAIR, AROUND, "川岛", "鹿野院平藏", "画师鹿野院平藏在集市。鹿野院平藏很高兴。", BEHIND),
+        ("八重神子和空。", [(0, 4), (5, 6)], "八重神子", "琴", "琴和空。", [(0, 1), (2, 3)]),
+        ("他唱新编的歌谣。", [(5, 7), (2, 7)], "歌谣", "小夜曲", "他唱新编的小夜曲。", [(5, 8), (2, 8)]),
+        ("他唱新编的歌谣。", [(5, 7), (2, 7)], "新编的歌谣", "小夜曲", None, None),  # where would the shorter one be?
+        ("钟离先生在喝茶", [(0, 3)], "离先生", "空", None, None),  # through an edge
+        ("钟离先生在喝茶", [(3, 6)], "离先生", "空", None, None),
+        ("钟离先生在喝茶", [(3, 4)], "离先生", "空", None, None),
+        ("哈哈哈", [], "哈哈", "嘻嘻", None, None),  # overlapping places
+        ("哈哈哈哈", [], "哈哈", "嘻嘻", None, None),
+        ("哈哈，哈哈", [], "哈哈", "嘻嘻", "嘻嘻，嘻嘻", []),
+        ("他说(a+b)*。", [(2, 8)], "(a+b)*", r"\1", r"他说\1。", [(2, 4)]),
+    ],
+)
+def test_answers_move_with_an_edit_and_none_is_cut_through(context, spans, old, new, found, moved):
+    edited = augment._Passage(context, [f"{old}？"], [spans]).edited(old, new)
+    assert edited == (found and (found, [f"{new}？"], [moved]))
 
 
-def test_an_answer_inside_a_longer_one():
-    passage = edited("他唱新编的歌谣。", [(5, 7), (2, 7)], "歌谣", "小夜曲")
-    assert (passage.context, passage.spans) == ("他唱新编的小夜曲。", [[(5, 8), (2, 8)]])
-    # with the longer one gone, nobody knows where the shorter one is
-    assert edited("他唱新编的歌谣。", [(5, 7), (2, 7)], "新编的歌谣", "小夜曲") is None
+# ---------------------------------------------------------------- names and phrases
 
 
-@pytest.mark.parametrize("span", [(0, 3), (3, 6), (3, 4)])
-def test_an_edit_through_an_edge_is_not_made(span):
-    assert edited("钟离先生在喝茶", [span], "离先生", "空") is None
-
-
-def test_overlapping_places_are_not_edited():
-    assert edited("哈哈哈", [], "哈哈", "嘻嘻") is None
-    assert edited("哈哈哈哈", [], "哈哈", "嘻嘻") is None
-    assert edited("哈哈，哈哈", [], "哈哈", "嘻嘻").context == "嘻嘻，嘻嘻"
-
-
-def test_characters_with_a_meaning_in_patterns():
-    passage = edited("他说(a+b)*。", [(2, 8)], "(a+b)*", r"\1")
-    assert (passage.context, passage.spans) == (r"他说\1。", [[(2, 4)]])
-
-
-# ---------------------------------------------------------------- names
-
-
-def test_a_name_is_replaced_everywhere_and_the_longer_one_follows(monkeypatch):
-    context = "画师川岛在集市。川岛很高兴。"
+def test_a_name_is_replaced_everywhere_and_the_longer_one_follows(known_names):
     rows = [
-        make_row(context, "谁在集市？", "画师川岛", "川岛"),
-        make_row(context, "谁很高兴？", ("川岛", 8)),  # it stands twice; this is the second
-        make_row(context, "川岛买了什么？", plausible=["川岛"]),
+        make_row(FAIR, "谁在集市？", "画师川岛", "川岛"),
+        make_row(FAIR, "谁很高兴？", ("川岛", 8)),  # it stands twice; this is the second
+        make_row(FAIR, "川岛买了什么？", plausible=["川岛"]),
         make_row("北斗在睡觉。", "谁在睡觉？", "北斗"),
     ]
-    found = [one for one in results(rows, monkeypatch, names=1) if one[0] != rows[0]]
+    found = [one for one in results(rows, names=1) if one[0] != rows[0]]
     assert found
     for first, second, third, _ in found:
         assert first["context"] == second["context"] == third["context"] == "画师北斗在集市。北斗很高兴。"
@@ -122,140 +110,88 @@ def test_a_name_is_replaced_everywhere_and_the_longer_one_follows(monkeypatch):
         assert third["plausible_answers"] == {"text": ["北斗"], "answer_start": [2]}
 
 
-def test_made_up_names_are_two_to_four_common_characters(monkeypatch):
-    rows = [make_row("北斗在睡觉。", "谁在睡觉？", "北斗")]
-    new = [row["answers"]["text"][0] for (row,) in results(rows, monkeypatch, made_up=1, names=1)]
-    assert {len(name) for name in new} == {2, 3, 4}
-    assert set("".join(new)) <= set(augment.common_characters())
-
-
-def test_names_of_one_character_stay():
-    rows = [make_row("琴和北斗在睡觉。", "琴和谁在睡觉？", "北斗"), make_row("琴在喝茶。", "谁在喝茶？", "琴")]
-    found = results(rows, names=1)
-    assert all(first["context"].startswith("琴和") and second == rows[1] for first, second in found)
-    assert any(first != rows[0] for first, _ in found)
-
-
-def test_nobody_gets_a_name_of_one_character(monkeypatch):
-    rows = [make_row("北斗在睡觉。", "谁在睡觉？", "北斗"), make_row("琴在喝茶。", "谁在喝茶？", "琴")]
-    assert all(found == rows for found in results(rows, monkeypatch, names=1))
-
-
-def test_a_name_that_only_an_answer_shows_alone(monkeypatch):
-    """The answer 川岛 says what the name in 画师川岛 is; that alone is replaced."""
-    context = "画师川岛在睡觉。"
-    rows = [make_row(context, "谁在睡觉？", "川岛", "画师川岛"), make_row("北斗醒了。", "谁醒了？", "北斗")]
-    found = {first["context"] for first, _ in results(rows, monkeypatch, names=1)}
-    assert found == {context, "画师北斗在睡觉。"}
-
-
-def test_a_person_who_is_not_in_the_context_stays_in_the_question():
-    rows = [make_row("月亮很大。", "北斗在哪里？"), make_row("北斗在睡觉。", "谁在睡觉？", "北斗")]
-    found = results(rows, names=1)
-    assert all(first == rows[0] for first, _ in found) and any(second != rows[1] for _, second in found)
-
-
-def test_a_longer_name_alone_is_one_name():
-    """阿贝 is somebody else: nothing is put into 阿贝多."""
-    rows = [make_row("阿贝多在画画。", "谁在画画？", "阿贝多"), make_row("阿贝在睡觉。", "谁在睡觉？", "阿贝")]
-    found = results(rows, names=1)
-    assert any(first != rows[0] for first, _ in found)
-    assert all(first == rows[0] or "多" not in first["context"] for first, _ in found)
-
-
-@pytest.mark.parametrize("other", ["川岛", "画师川岛", "川"])
-def test_a_new_name_has_nothing_of_another_one_here(monkeypatch, other):
-    """Nobody here may become 川岛, who is here already; nor 画师川岛, who holds him; nor any 川岛 where a 川 is."""
-    context = f"{other}和北斗在集市。"
-    rows = [make_row(context, "谁和北斗在集市？", other), make_row(context, f"{other}和谁在集市？", "北斗")]
-    rows += [make_row(f"{name}来了。", "谁来了？", name) for name in ("川岛", "画师川岛", "钟离")]
-    found = results(rows, monkeypatch, names=1)
-    assert any(second["answers"]["text"] == ["钟离"] for _, second, *_ in found)
-    kept = [second["answers"]["text"][0] for first, second, *_ in found if first["answers"]["text"] == [other]]
-    assert kept and not any("川岛" in name for name in kept)
-
-
-def test_a_name_that_is_shortened_elsewhere_stays():
-    """万叶 isn't known as a name, so 枫原万叶 stays as he is, in a question as in the context."""
-    asked = [make_row("枫原万叶在睡觉。", question, "枫原万叶") for question in ("谁在睡觉？", "和万叶一样的是谁？")]
-    told = [make_row("枫原万叶在睡觉。万叶醒了。", "谁在睡觉？", "枫原万叶")]
-    assert all(found == asked for found in results(asked, names=1))
-    assert all(found == told for found in results(told, names=1))
-    assert any(found != asked[:1] for found in results(asked[:1], names=1))
-
-
-def test_a_name_in_an_unanswerable_question_is_not_put_in(monkeypatch):
-    trap = make_row("川岛在睡觉。", "北斗在做什么？")
-    asked = make_row("川岛在睡觉。", "谁在睡觉？", "川岛")
-    other = make_row("北斗在喝茶。", "谁在喝茶？", "北斗")
-    assert all(found[:2] == [trap, asked] for found in results([trap, asked, other], monkeypatch, names=1))
-    # without the trap it is put in
-    assert {found[0]["context"] for found in results([asked, other], monkeypatch, names=1)} >= {"北斗在睡觉。"}
-
-
-# ---------------------------------------------------------------- phrases
-
-
-def test_a_phrase_becomes_one_of_its_kind():
+def test_a_phrase_takes_its_longer_answers_along():
     rows = [
         make_row("刻晴在集市买伞。", "刻晴在哪里买伞？", "集市", "在集市"),
         make_row("北斗在灯塔下睡觉。", "北斗在哪里睡觉？", "灯塔下"),
-        make_row("空很高兴。", "空的心情怎么样？", "很高兴"),
     ]
-    found = results(rows, phrases=1)
-    assert {first["context"] for first, _, _ in found} == {"刻晴在集市买伞。", "刻晴在灯塔下买伞。"}
-    for first, _, mood in found:
-        if first != rows[0]:
-            assert first["answers"] == {"text": ["灯塔下", "在灯塔下"], "answer_start": [3, 2]}
-        assert mood == rows[2]  # the only one of its kind
-    assert {second["context"] for _, second, _ in found} == {"北斗在灯塔下睡觉。", "北斗在集市睡觉。"}  # not 在在集市
+    found = [first["answers"] for first, _ in results(rows, phrases=1) if first != rows[0]]
+    assert found and all(one == {"text": ["灯塔下", "在灯塔下"], "answer_start": [3, 2]} for one in found)
 
 
-def test_whys_and_texts_that_stand_twice_or_have_one_character_stay():
-    why = [make_row(f"空{text}没来。", "空为什么没来？", text) for text in ("生病了", "下雨了")]
-    twice = make_row("集市边是集市街。", "集市街在哪里？", "集市边")
-    again = make_row("空去集市。集市很大。", "空去了哪里？", "集市")
-    short = make_row("空在家睡觉。", "空在哪里睡觉？", "家")
-    tower = make_row("北斗在灯塔下睡觉。", "北斗在哪里睡觉？", "灯塔下")
-    rows = [*why, twice, again, short, tower]
-    found = results(rows, phrases=1)
-    assert all(one[:5] == rows[:5] for one in found)
-    assert any(one[5] != tower for one in found)
+def test_made_up_names_are_two_to_four_common_characters(monkeypatch):
+    monkeypatch.setattr(augment, "MADE_UP", 1)
+    rows = [{**make_row("北斗在睡觉。", "谁在睡觉？", "北斗"), "title": title} for title in "ab"]
+    found = results(rows, names=1)
+    new = [row["answers"]["text"][0] for pair in found for row in pair]
+    assert {len(name) for name in new} == {2, 3, 4} and set("".join(new)) <= set(common_characters())
+    assert all(one["context"] != other["context"] for one, other in found)  # two titles are two passages
 
 
-def test_a_phrase_that_a_question_speaks_of_in_other_words_stays():
-    """Without the frog, 青蛙从哪里来？ would not be about this passage."""
-    other = make_row("空买了雨伞。", "空买了什么？", "雨伞")
-    asked = make_row("一只青蛙跳上肩膀。", "什么跳上肩膀？", "一只青蛙")
-    trap = make_row("一只青蛙跳上肩膀。", "青蛙从哪里来？")
-    assert all(found[1:] == [asked, trap] for found in results([other, asked, trap], phrases=1))
-    assert {found[1]["answers"]["text"][0] for found in results([other, asked], phrases=1)} == {"一只青蛙", "雨伞"}
+def told(lines):
+    """Rows of lines such as "北斗在睡觉。谁在睡觉？北斗", between spaces: context, question and answer, if any."""
+    return [make_row(*[part for part in re.split(r"(?<=。)(?!.*。)|(?<=？)", one) if part]) for one in lines.split()]
+
+
+@pytest.mark.parametrize(
+    ("rows", "seen"),
+    [
+        # names of one character stay, and nobody gets one
+        ("琴和北斗醒了。琴和谁醒了？北斗 琴来了。谁来了？琴", "琴和北斗醒了。"),
+        ("琴和北斗醒了。琴和谁醒了？北斗 琴来了。谁来了？琴 钟离来了。谁来了？钟离", "琴和北斗醒了。 琴和钟离醒了。"),
+        # only an answer says what the name in 画师川岛 is, and that alone is replaced
+        ("画师川岛醒了。谁醒了？川岛 北斗来了。谁来了？北斗", "画师川岛醒了。 画师北斗醒了。"),
+        # a person who is not in the context stays in the question
+        ("月亮很大。北斗在哪里？ 北斗来了。谁来了？北斗 钟离来了。谁来了？钟离", "月亮很大。"),
+        # 阿贝 is somebody else: nothing is put into 阿贝多
+        ("阿贝多来了。谁来了？阿贝多 阿贝醒了。谁醒了？阿贝 钟离醒了。谁醒了？钟离", "阿贝多来了。 钟离来了。"),
+        # nobody becomes 川岛, who is here already, nor 画师川岛, who holds him, nor any 川岛 where a 川 is
+        (
+            "北斗和川岛来了。谁和川岛来了？北斗 画师川岛醒了。谁醒了？画师川岛 川岛醒了。谁醒了？川岛",
+            "北斗和川岛来了。",
+        ),
+        ("北斗和川来了。谁和川来了？北斗 川醒了。谁醒了？川 川岛醒了。谁醒了？川岛", "北斗和川来了。"),
+        # 万叶 isn't known as a name, so 枫原万叶 stays where he is called so
+        ("枫原万叶醒了。万叶来了。谁醒了？枫原万叶 钟离来了。谁来了？钟离", "枫原万叶醒了。万叶来了。"),
+        ("枫原万叶醒了。谁醒了？枫原万叶 枫原万叶醒了。万叶在哪里？ 钟离来了。谁来了？钟离", "枫原万叶醒了。"),
+        ("枫原万叶醒了。谁醒了？枫原万叶 钟离来了。谁来了？钟离", "枫原万叶醒了。 钟离醒了。"),
+        # a name in an unanswerable question of the passage is not put in
+        ("川岛醒了。谁醒了？川岛 川岛醒了。北斗在做什么？ 北斗来了。谁来了？北斗", "川岛醒了。"),
+        ("川岛醒了。谁醒了？川岛 北斗来了。谁来了？北斗", "川岛醒了。 北斗醒了。"),
+    ],
+)
+def test_names_that_may_be_put_in(known_names, rows, seen):
+    assert {first["context"] for first, *_ in results(told(rows), names=1)} == set(seen.split())
+
+
+@pytest.mark.parametrize(
+    ("rows", "seen"),
+    [
+        ("空去集市。空去哪里？集市 荧去灯塔。荧去哪里？灯塔 空睡了。空怎么样？睡了", "空去集市。 空去灯塔。"),
+        ("空很高兴。空的心情怎么样？很高兴 荧去灯塔下。荧去哪里？灯塔下", "空很高兴。"),  # the only one of its kind
+        ("空病了没来。空为什么没来？病了 荧睡了没来。荧为什么没来？睡了", "空病了没来。"),  # a why
+        ("集市边是集市街。集市街在哪里？集市边 荧在灯塔。荧在哪里？灯塔", "集市边是集市街。"),
+        ("空去集市。集市很大。空去哪里？集市 荧在灯塔。荧在哪里？灯塔", "空去集市。集市很大。"),  # stands twice
+        ("空在家睡觉。空在哪里？家 荧在灯塔。荧在哪里？灯塔", "空在家睡觉。"),  # one character
+        # without the frog, 青蛙从哪里来？ would not be about this passage, unless it changes too
+        ("一只青蛙跳来。什么跳来？一只青蛙 一只青蛙跳来。青蛙从哪里来？ 荧买雨伞。荧买什么？雨伞", "一只青蛙跳来。"),
+        # what a question asks about is not put in: it would look like one that has an answer
+        ("空看见月亮。空看见什么？月亮 空看见月亮。青蛙和伞是谁的？ 荧买青蛙。荧买什么？青蛙", "空看见月亮。"),
+        ("空看见月亮。空看见什么？月亮 空看见月亮。青蛙和伞是谁的？ 荧买一只青蛙。荧买什么？一只青蛙", "空看见月亮。"),
+        ("空看见月亮。空看见什么？月亮 空看见月亮。青蛙和伞是谁的？ 荧买伞。荧买什么？伞", "空看见月亮。"),
+        ("空看见月亮。空看见什么？月亮 荧买青蛙。荧买什么？青蛙", "空看见月亮。 空看见青蛙。"),
+        # nor what stands in the context
+        ("空看见月亮。雨伞丢了。空看见什么？月亮 荧买雨伞。荧买什么？雨伞", "空看见月亮。雨伞丢了。"),
+    ],
+)
+def test_phrases_that_may_be_put_in(rows, seen):
+    assert {first["context"] for first, *_ in results(told(rows), phrases=1)} == set(seen.split())
 
 
 def test_a_phrase_in_a_question_is_replaced_there_too():
-    rows = [
-        make_row("空看见青蛙。", "空看见什么？", "青蛙"),
-        make_row("空看见青蛙。", "青蛙从哪里来？"),
-        make_row("荧买了雨伞。", "荧买了什么？", "雨伞"),
-    ]
+    rows = told("空看见青蛙。空看见什么？青蛙 空看见青蛙。青蛙从哪里来？ 荧买雨伞。荧买什么？雨伞")
     found = {(first["context"], second["question"]) for first, second, _ in results(rows, phrases=1)}
     assert found == {("空看见青蛙。", "青蛙从哪里来？"), ("空看见雨伞。", "雨伞从哪里来？")}
-
-
-@pytest.mark.parametrize("new", ["青蛙", "一只青蛙", "伞"])
-def test_what_a_question_asks_about_is_not_put_in(new):
-    """荧看见了什么动物？ has no answer; with 一只青蛙 in the context, 青蛙和伞是谁的？ would look like one that has."""
-    here = make_row("空看见月亮。", "空看见什么？", "月亮")
-    trap = make_row("空看见月亮。", "青蛙和伞是谁的？")
-    other = make_row(f"荧买了{new}。", "荧买了什么？", new)
-    assert all(found[:2] == [here, trap] for found in results([here, trap, other], phrases=1))
-    assert any(found[0] != here for found in results([here, other], phrases=1))
-
-
-def test_what_stands_in_the_context_is_not_put_in():
-    here = make_row("空看见月亮。雨伞丢了。", "空看见什么？", "月亮")
-    other = make_row("荧买了雨伞。", "荧买了什么？", "雨伞")
-    assert all(found[0] == here for found in results([here, other], phrases=1))
 
 
 # ---------------------------------------------------------------- rows
@@ -275,18 +211,8 @@ def test_rows_of_one_context_stay_together_in_any_order(training_rows):
         assert contexts.setdefault((old["title"], old["context"]), new["context"]) == new["context"]
 
 
-def test_one_context_under_two_titles_is_two_passages(monkeypatch):
-    rows = [{**make_row("北斗在睡觉。", "谁在睡觉？", "北斗"), "title": title} for title in "ab"]
-    found = results(rows, monkeypatch, made_up=1, names=1)
-    assert all(first["context"] != second["context"] for first, second in found)
-
-
-def test_a_seed_gives_the_same_rows_and_another_one_others(training_rows, reworded):
-    assert augment.reword(training_rows, 0) == reworded[0]
-    assert reworded[0] != reworded[1]
-
-
-def test_a_dataset_gives_the_same_as_a_list(training_rows, reworded):
+def test_a_seed_gives_the_same_rows_of_a_list_and_a_dataset_and_another_one_others(training_rows, reworded):
+    assert augment.reword(training_rows, 0) == reworded[0] != reworded[1]
     assert augment.reword(Dataset.from_list(training_rows, features=squad.FEATURES), 0) == reworded[0]
 
 
@@ -352,28 +278,21 @@ def test_common_characters_are_those_of_gb_2312():
     assert all(len(c) == 1 and "\u4e00" <= c <= "\u9fff" for c in characters)
 
 
+QUESTIONS = {
+    "who": "谁在想空？ 最早到的是什么人？",
+    "where": "在哪里冒险？ 他们要去什么地方？ 空在何处？",
+    "what": "刻晴买了什么？ 她带了哪把剑？ 啥东西丢了？",
+    "when": "什么时候出发？ 何时回来？",
+    "why": "为什么生气？ 他为何离开？",
+    "how many": "一共几个人？ 花了多少摩拉？",
+    "mood": "刻晴今天心情怎么样？ 她感觉如何？",
+    "other": "刻晴开心吗？",
+}
+
+
 @pytest.mark.parametrize(
     ("question", "kind"),
-    [
-        ("谁在想空？", "who"),
-        ("最早到的是什么人？", "who"),
-        ("在哪里冒险？", "where"),
-        ("他们要去什么地方？", "where"),
-        ("空在何处？", "where"),
-        ("刻晴买了什么？", "what"),
-        ("她带了哪把剑？", "what"),
-        ("啥东西丢了？", "what"),
-        ("什么时候出发？", "when"),
-        ("何时回来？", "when"),
-        ("为什么生气？", "why"),
-        ("他为何离开？", "why"),
-        ("一共几个人？", "how many"),
-        ("花了多少摩拉？", "how many"),
-        ("刻晴今天心情怎么样？", "mood"),
-        ("她感觉如何？", "mood"),
-        ("刻晴开心吗？", "other"),
-        ("", "other"),
-    ],
+    [(question, kind) for kind, questions in QUESTIONS.items() for question in questions.split()] + [("", "other")],
 )
 def test_question_kinds(question, kind):
     assert question_kind(question) == kind
