@@ -424,18 +424,16 @@ def _cuda_found() -> str:
 
 
 def quiet() -> None:
-    """Turn off what a reader can't act on: load bars, map bars, and libraries' notes on their own plans."""
+    """Turn off what a reader can't act on: load bars, map bars, and these notes of libraries on themselves, each by its name."""
     import datasets
     import transformers
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
-    for name in ("trl", "peft", "accelerate", "torch.distributed.elastic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=FutureWarning)
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message="Setting `save_embedding_layers`")  # peft, of an adapter on the embedding
+    warnings.filterwarnings("ignore", message="`(is_)?gradient_checkpointing` is deprecated")  # trl's and peft's own use
 
 
 def pins() -> dict[str, str]:

@@ -430,13 +430,14 @@ def test_a_version_beside_its_pin_is_told_and_one_with_a_build_suffix_is_the_pin
     ]
 
 
-def test_of_peft_quiet_hides_the_note_on_embeddings_alone():
+def test_of_warnings_quiet_hides_those_it_names_alone():
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         profiles.quiet()
-        warnings.warn("Setting `save_embedding_layers` to `True` as embedding layers found", stacklevel=1)
-        warnings.warn("Adapter cat_adapter was active", stacklevel=1)
-    assert [str(warning.message) for warning in told] == ["Adapter cat_adapter was active"]
+        for message in ("Setting `save_embedding_layers` to `True`", "`gradient_checkpointing` is deprecated"):
+            warnings.warn(message, FutureWarning, stacklevel=1)
+        warnings.warn("`eval_accumulation` is deprecated", FutureWarning, stacklevel=1)
+    assert [str(warning.message) for warning in told] == ["`eval_accumulation` is deprecated"]
 
 
 def test_peak_memory_is_in_gib():
