@@ -13,6 +13,7 @@ import logging
 import math
 import os
 import platform
+import re
 import sys
 import traceback
 import warnings
@@ -432,6 +433,8 @@ def quiet() -> None:
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
     logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR)
+    for handler in logging.getLogger("transformers").handlers:  # BERTScore's encoder is loaded without a head, which it does not need
+        handler.addFilter(lambda record: not re.search(r"BertModel\S* LOAD REPORT", record.getMessage()))
     warnings.filterwarnings("ignore", message="Setting `save_embedding_layers`")  # peft, of an adapter on the embedding
     warnings.filterwarnings("ignore", message="`(is_)?gradient_checkpointing` is deprecated")  # trl's and peft's own use
 
