@@ -48,7 +48,6 @@ REMARKS = {  # what is odd about a row that is kept
     "score has more than one decimal": "As it is written: 9.25, and 9.70 too. It stays.",
     "comments and stars differ in number": "Both stay; if a star is no whole number, stars become empty.",
 }
-FIELDS = ("line", "head", "id", "introduce", "title", "heat", "score", "comments", "stars")
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)", re.ASCII)
 WHOLE = re.compile(r"\d{1,12}", re.ASCII)
@@ -131,7 +130,7 @@ def load(path: str | Path) -> tuple[pd.DataFrame, Report]:
     report = Report(file, encoding, len(records), len(rows), *ledgers)
     if not rows:
         raise DataError(f"{file}: no usable row; one at least is right\n{report}")
-    return pd.DataFrame(rows, columns=list(FIELDS)).astype({"heat": float, "score": float}), report
+    return pd.DataFrame(rows), report
 
 
 def _bytes(path: Path, file: str) -> bytes:

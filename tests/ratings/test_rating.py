@@ -241,7 +241,7 @@ def test_greedy_is_what_the_models_own_decoding_ends_at(kinds, tokenizer, kind):
     assert found == expected and len(set(found)) > 1
 
 
-# ----- a model whose every probability is known
+# ----- tokenizers that cut scores in other ways
 
 
 def small_tokenizer(pattern, tokens, normalizer=None):
@@ -260,52 +260,6 @@ DIGITS = [*"0123456789", "."]
 CHARACTERS = small_tokenizer(".", DIGITS)
 
 
-def bigram_model(tokenizer, after):
-    """A model whose next token depends on the last alone: `after` has the probabilities of what follows each."""
-    size = len(tokenizer)
-    config = {"vocab_size": size, "hidden_size": size, "intermediate_size": 1, "num_hidden_layers": 1}
-    made = Qwen2ForCausalLM(Qwen2Config(**config, num_attention_heads=1, num_key_value_heads=1, head_dim=2)).eval()
-    p = torch.full((size, size), 1e-30)
-    for token, follows in after.items():
-        for following, probability in follows.items():
-            ids = tokenizer.convert_tokens_to_ids([token, following])
-            p[ids[1], ids[0]] = probability
-    with torch.no_grad():
-        made.model.embed_tokens.weight.copy_(torch.eye(size))
-        made.model.layers[0].self_attn.o_proj.weight.zero_()
-        made.model.layers[0].mlp.down_proj.weight.zero_()
-        made.model.norm.variance_epsilon = 0.0
-        made.lm_head.weight.copy_(p.log() / math.sqrt(size))  # the norm makes sqrt(size) of the one
-    return made
-
-
-FOUR = (1.2, 1.3, 4.2, 4.3)
-
-
-def test_all_mass_on_scores_constrained_or_not_by_hand():
-    sure = {":": {"1": 0.6, "4": 0.4}, "1": {".": 1}, "4": {".": 1}, ".": {"2": 0.9, "3": 0.1}}
-    for constrained in (False, True):
-        found = distribution(bigram_model(CHARACTERS, sure), CHARACTERS, ["?"], FOUR, constrained=constrained)
-        np.testing.assert_allclose(found.probability, [[0.54, 0.06, 0.36, 0.04]], rtol=1e-5)
-        np.testing.assert_allclose(found.mass, 1, rtol=1e-5)
-        assert found.greedy.tolist() == [1.2]
-
-
-def test_mass_lost_on_the_way_counts_only_where_it_is_not_held_to_the_scores_by_hand():
-    leaks = {":": {"1": 0.6, "4": 0.4}, "1": {".": 0.5, "?": 0.5}, "4": {".": 1}, ".": {"2": 0.5, "3": 0.25, "9": 0.25}}
-    model = bigram_model(CHARACTERS, leaks)
-    free = distribution(model, CHARACTERS, ["?"], FOUR)
-    # .6 x .5 x (.5, .25) and .4 x 1 x (.5, .25), together .525
-    np.testing.assert_allclose(free.probability, [np.array([0.15, 0.075, 0.2, 0.1]) / 0.525], rtol=1e-5)
-    np.testing.assert_allclose(free.mass, 0.525, rtol=1e-5)
-    assert (free.mode().tolist(), free.greedy.tolist()) == ([4.2], [1.2])
-    held = distribution(model, CHARACTERS, ["?"], FOUR, constrained=True)
-    np.testing.assert_allclose(held.probability, [[0.4, 0.2, 0.4 * 2 / 3, 0.4 / 3]], rtol=1e-5)
-    np.testing.assert_allclose(held.mass, 1, rtol=1e-5)
-
-
-# ----- tokenizers that cut scores in other ways
-
 TEN = small_tokenizer("10|.", [*DIGITS, "10"])
 TENTHS = small_tokenizer(r"\.\d|.", [*DIGITS[:-1], *(f".{digit}" for digit in range(10))])
 WHOLE = small_tokenizer(r"\d+\.\d|.", [f"{score:.1f}" for score in SCORES])
@@ -315,13 +269,15 @@ NO_ZERO = small_tokenizer(".", DIGITS, normalizers.Replace(Regex(r"\.0$"), "")) 
 @pytest.mark.parametrize(
     ("cuts", "nodes", "lengths"),
     [
-        (CHARACTERS, 23, {3: 100, 4: 1}),
-        (TEN, 23, {3: 101}),  # the prompt's end, 0 to 10, and the same with a dot
-        (TENTHS, 12, {2: 100, 3: 1}),  # the prompt's end, 0 to 10: no token of its own for that
-        (WHOLE, 1, {1: 101}),  # the prompt's end
-        (NO_ZERO, 112, {2: 10, 3: 1, 4: 90}),  # with EOS, as 10 and 1.5 begin with 1: so 0.1 to 9.9 are nodes too
+        pytest.param(CHARACTERS, 23, {3: 100, 4: 1}, id="characters"),
+        pytest.param(TEN, 23, {3: 101}, id="ten"),  # the prompt's end, 0 to 10, and the same with a dot
+        pytest.param(
+            TENTHS, 12, {2: 100, 3: 1}, id="tenths"
+        ),  # the prompt's end, 0 to 10: no token of its own for that
+        pytest.param(WHOLE, 1, {1: 101}, id="whole"),  # the prompt's end
+        # with EOS, as 10 and 1.5 begin with 1: so 0.1 to 9.9 are nodes too
+        pytest.param(NO_ZERO, 112, {2: 10, 3: 1, 4: 90}, id="no zero"),
     ],
-    ids=["characters", "ten", "tenths", "whole", "no zero"],
 )
 def test_a_tokenizer_may_cut_the_scores_in_other_ways(cuts, nodes, lengths):
     set_seed(4)
@@ -339,27 +295,6 @@ def test_a_tokenizer_may_cut_the_scores_in_other_ways(cuts, nodes, lengths):
 
 
 # ----- the tree
-
-
-def named(tokenizer, tree):
-    """A tree with texts for ids: nodes, edges as (text so far, token), and each candidate's edges."""
-    nodes = ["".join(tokenizer.convert_ids_to_tokens(node)) for node in tree.nodes]
-    edges = [(nodes[node], tokenizer.convert_ids_to_tokens(token)) for node, token in tree.edges]
-    return nodes, edges, [[edges[edge] for edge in path] for path in tree.paths]
-
-
-def test_the_tree_of_three_scores_is_the_one_drawn_by_hand():
-    nodes, edges, paths = named(CHARACTERS, Tree.of(CHARACTERS, ["9.7", "9.6", "10"]))
-    assert nodes[0] == "" and sorted(nodes) == ["", "1", "9", "9."]
-    assert sorted(edges) == [("", "1"), ("", "9"), ("1", "0"), ("9", "."), ("9.", "6"), ("9.", "7")]
-    assert paths == [[("", "9"), ("9", "."), ("9.", end)] for end in "76"] + [[("", "1"), ("1", "0")]]
-
-
-def test_eos_parts_a_score_that_another_begins_with():
-    _, _, paths = named(CHARACTERS, Tree.of(CHARACTERS, ["1", "10"]))
-    assert paths == [[("", "1"), ("1", "<eos>")], [("", "1"), ("1", "0"), ("10", "<eos>")]]
-    _, _, paths = named(TEN, Tree.of(TEN, ["1", "10"]))  # two tokens that share nothing: nothing to part
-    assert paths == [[("", "1")], [("", "10")]]
 
 
 @pytest.mark.parametrize(
@@ -389,41 +324,22 @@ def test_numbers_of_a_distribution_by_hand():
     assert len(some) == 3
     np.testing.assert_allclose(some.mean(), [0.4 + 1.5 + 4, 1, 5])
     np.testing.assert_allclose(some.spread(), [math.sqrt(0.8 + 7.5 + 40 - 5.9**2), 1, 0], atol=1e-7)
-    assert some.median().tolist() == [5, 0, 5]
-    assert some.mode().tolist() == [10, 0, 5]
+    assert some.median().tolist() == [5, 0, 5] and some.mode().tolist() == [10, 0, 5]
+    quantiles = {0: 0, 0.05: 0, 0.1: 0, 0.11: 2, 0.3: 2, 0.31: 5, 0.6: 5, 0.61: 10, 1: 10}  # the smallest with so much
+    assert {share: some.quantile(share)[0] for share in quantiles} == quantiles
+    low, high = ratings([0, 2, 5, 8, 10], [0.05, 0.15, 0.5, 0.2, 0.1], [0, 0, 0, 0, 1]).interval(0.8)
+    assert (low.tolist(), high.tolist()) == ([2, 10], [8, 10])  # a tenth at each end
 
 
-def test_the_spread_of_a_sure_distribution_is_nothing_whatever_rounding_says():
-    sure = ratings([9.8, 9.9], [1 - 2e-16, 2e-16])
-    assert (sure.probability @ sure.scores**2 - sure.mean() ** 2)[0] < 0
-    assert sure.spread().tolist() == [0]
-
-
-@pytest.mark.parametrize(
-    ("share", "expected"), [(0, 0), (0.05, 0), (0.1, 0), (0.11, 2), (0.3, 2), (0.31, 5), (0.6, 5), (0.61, 10), (1, 10)]
-)
-def test_a_quantile_is_the_smallest_score_with_so_much_at_or_below_it(share, expected):
-    assert ratings([0, 2, 5, 10], [0.1, 0.2, 0.3, 0.4]).quantile(share).tolist() == [expected]
-
-
-def test_the_last_quantile_survives_rounding():
+def test_rounding_changes_no_quantile_and_makes_no_spread():
     short = np.full(101, 1 / 101) * (1 - 1e-9)  # sums to a little less than one
     tenths = [0.1] * 10  # 0.1 ten times adds to 0.9999999999999999
     assert np.cumsum(tenths)[-1] < 1
     assert ratings(SCORES, short).quantile(1.0).tolist() == [10.0]
     assert ratings([*range(10), 99], [*tenths, 0]).quantile(1.0).tolist() == [9]
     assert ratings([0, 1, 2], [0.1, 0.2, 0.7]).quantile(0.3).tolist() == [1]  # 0.1 + 0.2 is a little more than 0.3
-    assert ratings([0, 1], [0.3 - 1e-16, 0.7]).quantile(0.1 + 0.2).tolist() == [0]
-
-
-def test_an_interval_has_as_much_beyond_each_end_by_hand():
-    some = ratings([0, 2, 5, 8, 10], [0.05, 0.15, 0.5, 0.2, 0.1], [0, 0, 0, 0, 1])
-    low, high = some.interval(0.8)
-    assert (low.tolist(), high.tolist()) == ([2, 10], [8, 10])  # a tenth at each end
-    low, high = some.interval(0.5)
-    assert (low.tolist(), high.tolist()) == ([5, 10], [8, 10])  # a quarter: .20 lie below 5, .70 up to 5
-    low, high = some.interval(0.95)
-    assert (low.tolist(), high.tolist()) == ([0, 10], [10, 10])
+    sure = ratings([9.8, 9.9], [1 - 2e-16, 2e-16])
+    assert (sure.probability @ sure.scores**2 - sure.mean() ** 2)[0] < 0 and sure.spread().tolist() == [0]
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.8, 0.9, 0.99])
@@ -474,38 +390,17 @@ def test_below_is_what_lies_under_the_truth_and_a_part_of_what_lies_at_it_by_han
     np.testing.assert_allclose(found, [0.05, 0.1 + 0.1, 0.3 + 0.15, 0.6 + 0.2, 0.6])
 
 
-def test_below_is_spread_evenly_where_truths_come_from_the_distributions_themselves():
-    rng = np.random.default_rng(1)
-    rows = np.repeat(random_distributions(), 40, axis=0)
-    truth = [rng.choice(SCORES, p=row) for row in rows]
-    found = ratings(SCORES, *rows).below(truth, rng)
-    counts = np.histogram(found, bins=10, range=(0, 1))[0]
-    np.testing.assert_allclose(counts, 360, atol=4.5 * math.sqrt(360 * 0.9))
-    assert counts.sum() == 3600
-
-
 # ----- intervals that keep their promise
 
 
-@pytest.mark.parametrize(
-    ("share", "expected"),
-    [(0.2, -2), (0.3, -0.5), (0.4, -0.5), (0.5, 0.5), (0.6, 0.5), (0.8, 3)],  # of 5: the 1st, 2nd, 2nd, 3rd, 3rd, 4th
-)
-def test_the_margin_is_how_far_outside_the_truth_lies_of_enough_rows_by_hand(share, expected):
-    low, high = [2, 2, 4, 5], [6, 6, 8, 7]
-    truth = [4, 6.5, 7.5, 2]  # 2 inside, half outside, half inside, 3 outside
-    assert conformal_margin(low, high, truth, share) == expected
-
-
-def test_the_margins_rank_is_not_pushed_up_by_rounding():
-    truth = np.arange(1.0, 100.0)  # 1 to 99 outside: the margin is its rank
+def test_the_margin_is_how_far_outside_the_truth_lies_of_enough_rows_by_hand():
+    low, high, truth = [2, 2, 4, 5], [6, 6, 8, 7], [4, 6.5, 7.5, 2]  # 2 inside, half outside, half inside, 3 outside
+    margins = {0.2: -2, 0.3: -0.5, 0.4: -0.5, 0.5: 0.5, 0.6: 0.5, 0.8: 3}  # of 5: the 1st, 2nd, 2nd, 3rd, 3rd, 4th
+    assert {share: conformal_margin(low, high, truth, share) for share in margins} == margins
+    truth = np.arange(1.0, 100.0)  # 1 to 99 outside: the margin is its rank, which rounding doesn't push up
     assert 100 * 0.07 > 7 and 100 * 0.57 < 57
-    assert [conformal_margin(truth * 0, truth * 0, truth, share) for share in (0.07, 0.57, 0.571, 0.99)] == [
-        7,
-        57,
-        58,
-        99,
-    ]
+    ranks = {0.07: 7, 0.57: 57, 0.571: 58, 0.99: 99}
+    assert {share: conformal_margin(truth * 0, truth * 0, truth, share) for share in ranks} == ranks
 
 
 @pytest.mark.parametrize(("share", "rows", "rank"), [(0.8, 12, 11), (0.8, 4, 4), (0.9, 30, 28), (0.5, 9, 5)])

@@ -161,60 +161,19 @@ def test_no_rows_are_an_empty_table(model, tokenizer):
     assert len(table) == 0 and set(SCORED) < set(table) and set(table[SCORED].dtypes) == {np.dtype(float)}
 
 
-# ----- scores from losses given by hand
+# ----- what has no score
 
 
-@pytest.fixture
-def given(monkeypatch, tokenizer):
-    """Make `losses` answer by (context, text), both as text without the start token; all else has a loss of 1."""
-
-    def answer_with(known):
-        def answer(model, requests, *_):
-            def text(ids):
-                return tokenizer.decode(ids, skip_special_tokens=True)
-
-            return np.array([known.get((text(context), text(target)), 1.0) for context, target in requests])
-
-        monkeypatch.setattr(scoring, "losses", answer)
-
-    return answer_with
-
-
-ASKED, TURNED = "指令：甲是谁\n回答：", "根据回答写出指令。\n回答：{}\n指令："
-
-
-@pytest.mark.parametrize(
-    ("known", "missing", "reason"),
-    [
-        ({("", ASKED): math.inf}, ["prompt_ppl"], "prompt: the loss is inf"),
-        ({("", ASKED): math.nan}, ["prompt_ppl"], "prompt: the loss is nan"),
-        ({(ASKED, "船工"): math.inf}, ["response_ppl", "ifd", "ifd_loss_ratio"], "response: the loss is inf"),
-        ({("", ASKED): 800.0}, ["prompt_ppl"], "prompt_ppl: inf from losses of 800"),  # e^709 is the last double
-        ({("", "船工"): 0.0}, ["ifd_loss_ratio"], "ifd_loss_ratio: inf from losses of 1, 0"),
-        (
-            {("", "甲是谁"): 0.0, (TURNED.format("船工"), "甲是谁"): 0.0},
-            ["reversed_ifd_loss_ratio"],
-            "reversed_ifd_loss_ratio: nan from losses of 0, 0",
-        ),
-    ],
-)
-def test_what_is_not_finite_is_missing_and_has_a_reason(model, tokenizer, given, known, missing, reason):
-    given(known)
-    rows = [row(output="船工", task="问"), row("乙是谁", "灯匠", task="问")]
-    first, second = (line for _, line in score(model, tokenizer, rows).iterrows())
-    assert [name for name in SCORED[:6] if math.isnan(first[name])] == missing and first["reason"] == reason
-    assert second[SCORED[:6]].notna().all() and "inf" not in second["reason"].replace("one-shot", "")
-
-
-def test_pairs_without_a_finite_perplexity_do_not_count(model, tokenizer, given):
-    rows = [row(output=text, task="问") for text in ("一", "二", "三")]
-    given({(ASKED, "二"): math.log(2), (ASKED + "一\n\n" + ASKED, "二"): 0.0, (ASKED, "三"): 800.0})
-    table = score(model, tokenizer, rows)
-    assert table.loc[0, ["one_shot_pairs", "one_shot_validity", "one_shot_gain"]].tolist() == [1, 1.0, 1.0]
-    given({(ASKED, "二"): math.nan, (ASKED, "三"): 800.0})
-    table = score(model, tokenizer, rows)
-    assert math.isnan(table.loc[0, "one_shot_gain"]) and table.loc[0, "one_shot_pairs"] == 0
-    assert table.loc[0, "reason"] == "one-shot: no pair has a finite perplexity"
+def test_what_is_not_finite_is_missing_and_has_a_reason(model, tokenizer):
+    huge, rows = copy.deepcopy(model), [row(task="问"), row("乙是谁", "灯匠", task="问")]
+    with torch.no_grad():
+        huge.lm_head.weight *= 200  # losses of about a thousand; e^709 is the last double
+    table = score(huge, tokenizer, rows)
+    check_honest(table, rows)
+    assert table["prompt_loss"].min() > 709 and table["prompt_ppl"].isna().all() and table["ifd"].notna().all()
+    for line, loss in zip(table["reason"], table["prompt_loss"], strict=True):
+        assert f"prompt_ppl: inf from losses of {loss:.4g}; " in line
+        assert line.endswith("one-shot: no pair has a finite perplexity")
 
 
 def test_a_broken_weight_spoils_only_the_rows_that_hold_its_token(model, tokenizer):
@@ -293,7 +252,7 @@ def test_a_forms_prompts_are_its_texts_behind_one_start_token(tokenizer):
         prompts.prompt(second): "指令：问\n回答：",
         prompts.one_shot(second, first): shown + "一二\n\n指令：问\n回答：",
         prompts.reverse(first): "根据输入和回答写出指令。\n输入：二一\n回答：一二\n指令：",
-        prompts.reverse(second): TURNED.format("答"),
+        prompts.reverse(second): "根据回答写出指令。\n回答：答\n指令：",
     }
     for ids, text in texts.items():
         assert tokenizer.decode(ids) == tokenizer.bos_token + text
