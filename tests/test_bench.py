@@ -207,12 +207,6 @@ def test_ways_of_scoring_agree(scored, way):
     scoring.check({"ours": ours, way: found})
 
 
-def test_few_rows_have_the_scores_that_they_have_among_all(scored):
-    model, tokenizer, rows, ours = scored
-    few = rows[: scoring.ONE_SHARE]
-    scoring.check({"ours": ours, "few": scoring.ours(model, tokenizer, few)})
-
-
 @pytest.mark.parametrize("column", scoring.COLUMNS)
 def test_a_wrong_score_is_caught(scored, column):
     ours = scored[-1]
