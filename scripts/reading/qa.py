@@ -65,7 +65,7 @@ def features(batch: dict, indices: list[int], tokenizer, max_length: int, stride
         context: (np.array(ids, dtype=np.int32), np.array(offsets, dtype=np.int32).reshape(-1, 2))
         for context, ids, offsets in zip(distinct, read["input_ids"], read["offset_mapping"], strict=True)
     }
-    columns = frame.columns(labels)
+    windows = []
     for i, (row_id, question, context) in enumerate(zip(batch["id"], questions, batch["context"], strict=True)):
         ids, offsets = texts[context]
         edges = _window_edges(row_id, len(question), len(ids), frame.special, max_length, stride)
@@ -78,9 +78,8 @@ def features(batch: dict, indices: list[int], tokenizer, max_length: int, stride
                 shift = frame.before_context(len(question)) - begin
                 window["start_positions"] = first + shift if holds else NULL
                 window["end_positions"] = last + shift if holds else NULL
-            for name, values in columns.items():
-                values.append(window[name])
-    return columns
+            windows.append(window)
+    return {name: [window[name] for window in windows] for name in windows[0]}
 
 
 def _token_ids(tokenizer, texts: list[str], **wanted) -> dict:
@@ -103,13 +102,9 @@ class _Frame:
     def of(cls, tokenizer) -> _Frame:
         name = type(tokenizer).__name__
         if not tokenizer.is_fast:
-            raise ValueError(
-                f"{name} is a slow tokenizer, which knows no character offsets: load the fast one (AutoTokenizer)"
-            )
+            raise ValueError(f"{name} is slow and knows no character offsets: load the fast tokenizer (AutoTokenizer)")
         if tokenizer.padding_side != "right":
-            raise ValueError(
-                f"{name} pads on the left, which would move every labelled position: set padding_side='right'"
-            )
+            raise ValueError(f"{name} pads on the left, which moves every labelled position: set padding_side='right'")
         pair = tokenizer(["a"], ["a"], return_token_type_ids=True)
         sequence, ids, types = (pair.sequence_ids(0), pair["input_ids"][0], pair["token_type_ids"][0])
         question, context = sequence.index(0), sequence.index(1)
@@ -123,12 +118,6 @@ class _Frame:
         places = 0, question, between, context, behind
         has_types = "token_type_ids" in tokenizer.model_input_names
         return cls(parts, np.array([types[i] for i in places]) if has_types else None, sum(map(len, parts)))
-
-    def columns(self, labels: bool) -> dict[str, list]:
-        """The empty columns of `features`."""
-        names = ["input_ids", "token_type_ids", "attention_mask", "row", "context_start", "context_end"]
-        names = [name for name in names if self.types is not None or name != "token_type_ids"]
-        return {name: [] for name in [*names, *(["start_positions", "end_positions"] if labels else [])]}
 
     def before_context(self, question_tokens: int) -> int:
         """Where a window's context begins."""
@@ -171,10 +160,8 @@ def _answer_tokens(row_id, answers: dict, offsets: np.ndarray, edges: list[tuple
     """First and last token, counted in the context, of the first answer that stands whole in a window; (-1, -1) without answers."""
     for text, start in zip(answers["text"], answers["answer_start"], strict=True):
         begin, end = start + len(text) - len(text.lstrip()), start + len(text.rstrip())
-        first = int(
-            np.searchsorted(offsets[:, 1], begin, side="right")
-        )  # the first token that ends behind the beginning
-        last = int(np.searchsorted(offsets[:, 0], end)) - 1  # the last one that begins before the end
+        first = int(np.searchsorted(offsets[:, 1], begin, side="right"))  # the first that ends behind the beginning
+        last = int(np.searchsorted(offsets[:, 0], end)) - 1  # the last that begins before the end
         if any(left <= first <= last < right for left, right in edges):
             return first, last
     if answers["text"]:
@@ -194,10 +181,8 @@ def label_texts(features_dataset: Dataset, rows: Sequence[dict]) -> list[str]:
     For a check before training: it must give every answer back. (It gives more where an answer ends inside a token.)
     """
     texts = [""] * len(rows)
-    columns = features_dataset.select_columns(
-        ["row", "start_positions", "end_positions", "context_start", "context_end"]
-    )
-    for window in columns:
+    names = ["row", "start_positions", "end_positions", "context_start", "context_end"]
+    for window in features_dataset.select_columns(names):
         if window["start_positions"] != NULL and not texts[window["row"]]:
             begin = window["context_start"][window["start_positions"]]
             end = window["context_end"][window["end_positions"]]

@@ -209,7 +209,10 @@ def test_features_name_the_row_they_cannot_use(tokenizer):
 def test_features_need_a_fast_tokenizer_that_pads_on_the_right(tokenizer):
     left = copy.copy(tokenizer)
     left.padding_side = "left"
-    for reader, message in ((SimpleNamespace(is_fast=False), "slow tokenizer"), (left, "padding_side='right'")):
+    for reader, message in (
+        (SimpleNamespace(is_fast=False), "slow and knows no character offsets"),
+        (left, "padding_side='right'"),
+    ):
         with pytest.raises(ValueError, match=message):
             windows_of([make_row("空", "空")], reader)
 
