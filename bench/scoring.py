@@ -105,7 +105,7 @@ def article(model, tokenizer, rows: list[dict]) -> pd.DataFrame:
     zero_shot, one_shot = [], []
     for example, other in pairs:
         asked, solved = rows[other], rows[example]
-        shot = f"{form.prompt(solved)}{solved['output']}{form.between}{form.prompt(asked)}"
+        shot = f"{form.prompt(solved)}{solved['output']}{scoring.BETWEEN}{form.prompt(asked)}"
         zero_shot.append(whole(form.prompt(asked), asked["output"]))
         one_shot.append(whole(shot, asked["output"]))
     gains = pd.Series(ppl(zero_shot) - ppl(one_shot)).groupby([example for example, _ in pairs]).mean()
