@@ -433,8 +433,10 @@ def quiet() -> None:
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
     logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR)
-    for handler in logging.getLogger("transformers").handlers:  # BERTScore's encoder is loaded without a head, which it does not need
-        handler.addFilter(lambda record: not re.search(r"BertModel\S* LOAD REPORT", record.getMessage()))
+    # BERTScore loads its encoder without the head and pooler that it does not need; a text that is too long is cut or read in windows.
+    unneeded = re.compile(r"BertModel\S* LOAD REPORT|Token indices sequence length is longer")
+    for handler in logging.getLogger("transformers").handlers:
+        handler.addFilter(lambda record: not unneeded.search(record.getMessage()))
     warnings.filterwarnings("ignore", message="Setting `save_embedding_layers`")  # peft, of an adapter on the embedding
     warnings.filterwarnings("ignore", message="`(is_)?gradient_checkpointing` is deprecated")  # trl's and peft's own use
 
