@@ -32,9 +32,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from bert_score import BERTScorer
-from bert_score.utils import bert_encode, greedy_cos_idf, sent_encode
 from rouge_score import rouge_scorer
 from rouge_score import tokenizers as rouge_tokenizers
 from sacrebleu.metrics import BLEU, CHRF
@@ -46,7 +44,6 @@ from sklearn.metrics import (
     precision_recall_fscore_support,
 )
 from sklearn.preprocessing import MultiLabelBinarizer
-from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 NO_ANSWER = "none"  # the label of an answer that names no value, or more than one
@@ -218,10 +215,10 @@ class BertScores:
     layer `num_layers`); the mean over the prediction is precision, the same from the reference's side recall.
     Source: Zhang et al. 2020, arxiv.org/abs/1904.09675.
 
-    The numbers are bert-score's (within 1e-6); the order of the work is ours. The library sorts its batches by
-    `len(text.split(" "))`, which is 1 for every Chinese text, and so pads each batch to a long one. Here batches hold
-    texts of like length, each distinct pair is compared once, and a text against itself is 1 without the encoder (all
-    its tokens find themselves), which spares a well-tuned model's answers nearly all the work.
+    The numbers are bert-score's (within 1e-6). The library sorts what it encodes by `len(text.split(" "))`, which is 1
+    for every Chinese text, and so pads each batch to a long one; blanks behind a text, which it strips before it reads
+    the text, make it sort by length. Each distinct pair is compared once, and a text against itself is 1 without the
+    encoder (all its tokens find themselves), which spares a well-tuned model's answers nearly all the work.
 
     >>> scorer = BertScores("bert-base-chinese", num_layers=8)                                    # doctest: +SKIP
     >>> scorer.score(["钟离来自璃月"], ["钟离是璃月人"])                                          # doctest: +SKIP
@@ -235,9 +232,7 @@ class BertScores:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}: at least 1 is needed")
         self.batch_size = batch_size
-        self.device = device
-        self._scorer = _load_scorer(str(model), num_layers, device)
-        self._model, self._tokenizer = self._scorer._model, self._scorer._tokenizer
+        self._scorer, self._tokenizer = _load_scorer(str(model), num_layers, device)
 
     @property
     def hash(self) -> str:
@@ -253,84 +248,43 @@ class BertScores:
         """
         predictions, references = _pair(predictions, references)
         pairs = list(zip(predictions, references, strict=True))
+        limit = self._tokenizer.model_max_length
+        most = limit - self._tokenizer.num_special_tokens_to_add()
         ids = {text: self._ids(text) for text in dict.fromkeys(predictions + references)}
-        empty = {text for text in ids if self._unweighted(ids[text]).all()}
-        scores, open_pairs = {}, []
-        for prediction, reference in dict.fromkeys(pairs):
-            if reference in empty:
-                scores[prediction, reference] = (np.nan,) * 3 + ("the reference is empty",)
-            elif prediction in empty:
-                scores[prediction, reference] = (0.0,) * 3 + ("the prediction is empty",)
-            elif torch.equal(ids[prediction], ids[reference]):
-                scores[prediction, reference] = (1.0,) * 3 + (self._cut_reason((prediction, reference), ids),)
+        scores, reasons, open_pairs = {}, {}, []
+        for pair in dict.fromkeys(pairs):
+            prediction, reference = (ids[text] for text in pair)
+            cut = [name for name, one in (("prediction", prediction), ("reference", reference)) if len(one) > most]
+            reasons[pair] = f"cut to the encoder's {limit} tokens: {' and '.join(cut)}" if cut else ""
+            if not reference:
+                scores[pair], reasons[pair] = (np.nan,) * 3, "the reference is empty"
+            elif not prediction:
+                scores[pair], reasons[pair] = (0.0,) * 3, "the prediction is empty"
+            elif prediction[:most] == reference[:most]:
+                scores[pair] = (1.0,) * 3
             else:
-                open_pairs.append((prediction, reference))
-        for pair, values in zip(open_pairs, self._match(open_pairs, ids), strict=True):
-            scores[pair] = (*values, self._cut_reason(pair, ids))
-        frame = pd.DataFrame([scores[pair] for pair in pairs], columns=["precision", "recall", "f1", "reason"])
+                open_pairs.append(pair)
+        open_pairs.sort(key=lambda pair: sorted((len(ids[text]) for text in pair), reverse=True), reverse=True)
+        blanks = {text: text.strip() + " " * len(ids[text]) for text in ids}
+        step = 16 * self.batch_size  # pairs; the bar appears only where the work takes more than two seconds
+        for start in tqdm(range(0, len(open_pairs), step), desc="BERTScore", delay=2, leave=False):
+            part = open_pairs[start : start + step]
+            sides = ([blanks[text] for text in side] for side in zip(*part, strict=True))
+            columns = self._scorer.score(*sides, batch_size=self.batch_size)
+            scores.update(zip(part, zip(*(column.tolist() for column in columns), strict=True), strict=True))
+        rows = [(*scores[pair], reasons[pair]) for pair in pairs]
+        frame = pd.DataFrame(rows, columns=["precision", "recall", "f1", "reason"])
         frame.attrs["hash"] = self.hash
         return frame
 
     def _ids(self, text):
-        """Token ids as bert-score makes them, (tokens,); none for white space, on which the library fails."""
-        return torch.tensor(sent_encode(self._tokenizer, text) if text.strip() else [], dtype=torch.long)
-
-    def _unweighted(self, ids):
-        """True at [CLS] and [SEP], which every text has and which therefore don't count; shape of `ids`."""
-        return torch.isin(ids, torch.tensor([self._tokenizer.cls_token_id, self._tokenizer.sep_token_id]))
-
-    def _cut_reason(self, pair, ids):
-        """Says which text of the pair is longer than the encoder reads, or ""."""
-        limit = self._tokenizer.model_max_length
-        cut = [
-            name
-            for name, text in zip(("prediction", "reference"), pair, strict=True)
-            if len(ids[text]) == limit and len(self._tokenizer.encode(text.strip(), verbose=False)) > limit
-        ]
-        return f"cut to the encoder's {limit} tokens: {' and '.join(cut)}" if cut else ""
-
-    def _match(self, pairs, ids):
-        """Precision, recall, F1 of each pair of texts that have tokens, in the order of `pairs`: list of triples."""
-        vectors = self._vectors({text: ids[text] for pair in pairs for text in pair})
-        order = sorted(range(len(pairs)), key=lambda i: [-len(ids[text]) for text in pairs[i]])
-        scores = [None] * len(pairs)
-        for start in range(0, len(order), self.batch_size):
-            batch = order[start : start + self.batch_size]
-            prediction, reference = ([pairs[i][side] for i in batch] for side in (0, 1))
-            sides = [*self._side(reference, vectors, ids), *self._side(prediction, vectors, ids)]
-            triple = greedy_cos_idf(*(tensor.to(self.device) for tensor in sides))
-            for i, values in zip(batch, torch.stack(triple, dim=-1).tolist(), strict=True):
-                scores[i] = tuple(values)
-        return scores
-
-    def _side(self, texts, vectors, ids):
-        """What greedy_cos_idf takes: vectors (batch, tokens, hidden), mask (batch, tokens), weights (batch, tokens)."""
-        # bert-score pads vectors with 2.0, since a vector of zeros has no direction to divide by.
-        embeddings = pad_sequence([vectors[text] for text in texts], batch_first=True, padding_value=2.0)
-        padded, mask = self._padded(texts, ids)
-        return embeddings, mask, (mask & ~self._unweighted(padded)).float()
-
-    def _vectors(self, ids):
-        """The encoder's vectors of each text, {text: (tokens, hidden)} in main memory; longest batch first."""
-        order = sorted(ids, key=lambda text: len(ids[text]), reverse=True)
-        vectors = {}
-        # The bar appears only where the encoding takes more than two seconds.
-        for start in tqdm(range(0, len(order), self.batch_size), desc="BERTScore", delay=2, leave=False):
-            batch = order[start : start + self.batch_size]
-            padded, mask = self._padded(batch, ids)
-            hidden = bert_encode(self._model, padded.to(self.device), mask.long().to(self.device)).cpu()
-            vectors.update({text: hidden[i, : len(ids[text])] for i, text in enumerate(batch)})
-        return vectors
-
-    def _padded(self, texts, ids):
-        """Ids padded on the right to the longest, and the mask of what is not padding; both (batch, tokens)."""
-        padded = pad_sequence([ids[t] for t in texts], batch_first=True, padding_value=self._tokenizer.pad_token_id)
-        lengths = torch.tensor([len(ids[text]) for text in texts])
-        return padded, torch.arange(padded.shape[1]) < lengths[:, None]
+        """Token ids of the whole text without [CLS] and [SEP]; none where it holds nothing else, which can't count."""
+        ids = self._tokenizer.encode(text.strip(), add_special_tokens=False, verbose=False)
+        return ids if set(ids) - {self._tokenizer.cls_token_id, self._tokenizer.sep_token_id} else []
 
 
 def _load_scorer(model, num_layers, device):
-    """A BERTScorer for a Hub id or a local folder, its tokenizer's length limit set."""
+    """A BERTScorer for a Hub id or a local folder, and its tokenizer, whose length limit is set."""
     # bert-score reads the kind of model from its name: with "t5" in it, it loads a T5, and a BERT then fails
     # far from the cause. So a folder is loaded from its parent, by its own name; the path above it cannot mislead, and
     # stays out of the hash.
@@ -344,8 +298,9 @@ def _load_scorer(model, num_layers, device):
         raise ValueError(f"{model}: num_layers={num_layers} is no layer of this model. {error}") from error
     # A tokenizer saved without its limit has 1e30 there, which overflows in the tokenizer's Rust code.
     limit = scorer._model.config.max_position_embeddings
-    scorer._tokenizer.model_max_length = min(scorer._tokenizer.model_max_length, limit)
-    return scorer
+    tokenizer = scorer._tokenizer
+    tokenizer.model_max_length = min(tokenizer.model_max_length, limit)
+    return scorer, tokenizer
 
 
 def random_pair_baseline(
