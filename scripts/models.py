@@ -7,15 +7,15 @@ needs, layer by layer. Their 34 s b h + 5 a s s b bytes are those of a GPT in 16
 Llama's, as transformers, peft and torch run it:
 
 - a norm keeps its input in float32; if it is trained, what it multiplies by its weight, too;
-- attention is SDPA. It keeps q, k, v, its output and one float32 for each token and head. With a mask it keeps more: a
-  float copy of the mask in each layer, and k and v repeated for all heads;
+- attention is SDPA under a mask, since rows are padded or packed. It keeps q, its output, k and v repeated for all heads,
+  one float32 for each token and head, and a float copy of the mask in each layer;
 - a frozen matrix keeps nothing: its input is needed for the gradient of a weight only. Its LoRA keeps that input after
   dropout (a copy for each matrix, as each draws its own), what dropout drew, and the r numbers in the middle;
 - the MLP keeps gate, silu(gate) and up; their product belongs to the matrix below.
 
 `saved_for_backward` measures the same on a real model; tests/test_models.py holds the two together. Not counted: the
-CUDA context (about half a GiB), what the allocator loses to fragments, scratch space of kernels. Counted too high: LoRA
-in float32 without dropout, where neighbouring matrices share their input.
+CUDA context (about half a GiB), what the allocator loses to fragments, scratch space of kernels. Counted too high: in
+float32 LoRA without dropout and full training, where neighbouring matrices share their input; rows without a mask.
 
 `chapters` adds up the same for each notebook of a profile, and `loading_advice` says it when a model did not fit.
 """
@@ -200,7 +200,6 @@ class _Stored:
     itemsize: int  # bytes of an element
     trained: bool
     unit: str  # where it belongs: to one of the layers, the embedding, or the head (with the last norm)
-    multiplied: bool  # whether autocast copies it to 16 bits: it does so for matrix products
 
     def held(self, devices: int = 1) -> int:
         """Bytes on the fullest of the devices that share it: FSDP2 deals out the first dimension."""
@@ -210,18 +209,17 @@ class _Stored:
 def _stored(model: PreTrainedModel, lora: LoraConfig | None, itemsize: int, four_bit: bool) -> list[_Stored]:
     """All weights and adapters."""
     tensors = []
-    matrices = {f"{name}.weight" for name, m in model.named_modules() if isinstance(m, nn.Linear)}
     for name, p in model.named_parameters():
-        unit, matrix = _unit(name), name in matrices
-        if four_bit and matrix and unit == LAYER:  # as transformers does: the head stays in 16 bits
-            tensors.append(_Stored((p.numel() // 2,), 1, False, unit, matrix))
+        unit = _unit(name)
+        if four_bit and p.ndim == 2 and unit == LAYER:  # as transformers does: the head stays in 16 bits
+            tensors.append(_Stored((p.numel() // 2,), 1, False, unit))
         else:
-            tensors.append(_Stored(tuple(p.shape), itemsize if lora else 4, not lora, unit, matrix))
+            tensors.append(_Stored(tuple(p.shape), itemsize if lora else 4, not lora, unit))
     for name, module in _targets(model, lora) if lora else ():
         outward, inward = module.weight.shape
         for shape in ((lora.r, inward), (outward, lora.r)):
             # peft makes adapters in float32; beside 4-bit weights SFTTrainer turns them into bfloat16
-            tensors.append(_Stored(shape, 2 if four_bit else 4, True, _unit(name), True))
+            tensors.append(_Stored(shape, 2 if four_bit else 4, True, _unit(name)))
     return tensors
 
 
@@ -239,7 +237,6 @@ def estimate(
     dtype: torch.dtype = torch.bfloat16,
     four_bit: bool = False,
     checkpointing: bool = False,
-    masked: bool = True,
     devices: int = 1,
     sharded: bool = False,
     on_cpu: bool = False,
@@ -258,7 +255,6 @@ def estimate(
         four_bit: Frozen matrices of the layers in nf4 with double quantization (QLoRA). FSDP shards them only when they
             are stored as floats: `bnb_4bit_quant_storage=torch.bfloat16`.
         checkpointing: Gradient checkpointing: each layer keeps its input, and runs again in the backward.
-        masked: Whether attention gets a mask, as it does when rows are padded or packed.
         devices, sharded: Data parallel on so many devices. Each holds everything, or (FSDP) its share of it, and
             gathers the weights layer by layer.
         on_cpu: Dropout notes what it drew as floats there, in one byte on a GPU.
@@ -269,31 +265,38 @@ def estimate(
     if four_bit and lora is None:
         raise ValueError("four_bit=True with lora=None: 4-bit weights cannot be trained; give a LoraConfig")
     size, config = dtype.itemsize, model.config
+    hidden, intermediate, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
     stored, split = _stored(model, lora, size, four_bit), devices if sharded else 1
     frozen = sum(t.held(split) for t in stored if not t.trained)
     if four_bit:  # bitsandbytes keeps the scales beside the weights, where FSDP does not see them
         quantized = sum(2 * t.held() for t in stored if t.itemsize == 1)
         frozen += quantized // NF4_BLOCK + 4 * quantized // (NF4_BLOCK * NF4_SCALES)
     weights = sum(t.held(split) for t in stored if t.trained)
-    copies = Counter() if sharded else _copies(stored, size)  # FSDP gathers 16 bits in the first place
+    copies = Counter()  # of float32 matrices, made by autocast and kept for the backward; FSDP gathers 16 bits at once
+    for t in stored:
+        if t.trained and len(t.shape) == 2 and t.itemsize > size and not sharded:
+            copies[t.unit] += prod(t.shape) * size
 
     noise = 0 if not lora or not lora.lora_dropout else 4 if on_cpu else 1
-    logits = rows * (tokens if trained is None else trained)
-    layer = _layer(model, lora, rows, tokens, size, masked, noise)
-    kept = copies[HEAD] + _outside_layers(model, lora, rows * tokens, logits, size)
+    batch, logits = rows * tokens, rows * (tokens if trained is None else trained)
+    layer = batch * _kept_of_a_token(model, lora, tokens, size, noise)
     loss = 3 * 4 * logits * config.vocab_size  # log-probabilities and two gradients, in float32
     # three gradients around the MLP's last matrix, float32 beside an adapter; from 4 bits the matrix itself is unpacked
-    backward = 3 * (4 if lora else size) * rows * tokens * config.intermediate_size
-    backward += size * config.hidden_size * config.intermediate_size if four_bit else 0
+    backward = 3 * (4 if lora else size) * batch * intermediate + (size * hidden * intermediate if four_bit else 0)
     # a new gradient, before it is added to the old
     fresh = max(prod(t.shape) * t.itemsize for t in stored if t.trained)
+    # of the last norm, and of the head
+    kept = copies[HEAD] + (4 * batch * hidden if lora else 8 * batch * hidden + logits * size * hidden)
     if checkpointing:
         # of each layer its input; the copies of all last as long as autocast does, then a layer comes back with its own
-        kept += config.num_hidden_layers * rows * tokens * config.hidden_size * (size if lora else 4)
+        kept += layers * batch * hidden * (size if lora else 4)
         loss += copies[LAYER]
-        backward += layer + copies[LAYER] // config.num_hidden_layers
+        backward += layer + copies[LAYER] // layers
     else:
-        kept += config.num_hidden_layers * layer + copies[LAYER] - _before_adapters(model, lora, rows * tokens, noise)
+        kept += layers * layer + copies[LAYER]
+        if lora:  # the first norm, and dropout into q, k and v, have nothing trained before them: they keep nothing
+            inputs = [name for name, _ in _targets(model.model.layers[0].self_attn, lora) if name != "o_proj"]
+            kept -= batch * hidden * (4 + noise * len(inputs))
     return {
         "frozen weights": frozen,
         "trained weights": weights,
@@ -301,51 +304,20 @@ def estimate(
         "optimizer": 2 * weights,  # Adam's two moments, in the format of the weights
         "activations": kept,
         "working space": max(loss, backward, fresh),
-        "communication": _communication(stored, config.num_hidden_layers, size, sharded) if devices > 1 else 0,
+        "communication": _communication(stored, layers, size, sharded) if devices > 1 else 0,
     }
 
 
-def _copies(stored: list[_Stored], itemsize: int) -> Counter:
-    """Bytes, for each unit, of the copies that autocast makes of float32 matrices; the backward keeps them."""
-    copies = Counter()
-    for t in stored:
-        if t.trained and t.multiplied and t.itemsize > itemsize:
-            copies[t.unit] += prod(t.shape) * itemsize
-    return copies
-
-
-def _layer(
-    model: PreTrainedModel, lora: LoraConfig | None, rows: int, tokens: int, itemsize: int, masked: bool, noise: int
-) -> int:
-    """Bytes that a decoder layer keeps for its backward; the module's docstring says of what."""
+def _kept_of_a_token(model: PreTrainedModel, lora: LoraConfig | None, tokens: int, itemsize: int, noise: int) -> int:
+    """Bytes that a decoder layer keeps of a token for its backward; the module's docstring says of what."""
     config, layer = model.config, model.model.layers[0]
     hidden, intermediate = config.hidden_size, config.intermediate_size
-    queries, keys = layer.self_attn.q_proj.out_features, layer.self_attn.k_proj.out_features
-    kept = 2 * 4 * hidden + 4 * config.num_attention_heads  # of a token: inputs of the norms, SDPA's log-sum-exp
-    kept += itemsize * (2 * queries + 2 * (queries if masked else keys) + 3 * intermediate)
-    kept += itemsize * tokens if masked else 0
+    kept = 2 * 4 * hidden + 4 * config.num_attention_heads  # inputs of the norms, SDPA's log-sum-exp
+    kept += itemsize * (4 * layer.self_attn.q_proj.out_features + 3 * intermediate + tokens)
     if lora:
-        for _, module in _targets(layer, lora):
-            kept += (itemsize + noise) * module.in_features + itemsize * lora.r
-    else:
-        kept += 2 * 4 * hidden + itemsize * intermediate
-        # what q, k, v share and gate and up share; autocast makes a copy of it for each of the five
-        kept += itemsize * hidden * (5 if itemsize < 4 else 2)
-    return rows * tokens * kept
-
-
-def _outside_layers(model: PreTrainedModel, lora: LoraConfig | None, batch: int, logits: int, itemsize: int) -> int:
-    """Bytes that the last norm keeps, and when all is trained the head, of `batch` tokens."""
-    hidden = model.config.hidden_size
-    return batch * 4 * hidden if lora else 2 * batch * 4 * hidden + logits * itemsize * hidden
-
-
-def _before_adapters(model: PreTrainedModel, lora: LoraConfig | None, batch: int, noise: int) -> int:
-    """Bytes that the first layer does not keep: its norm, and dropout into q, k and v, have nothing trained before them."""
-    if lora is None:
-        return 0
-    inputs = [name for name, _ in _targets(model.model.layers[0].self_attn, lora) if name != "o_proj"]
-    return batch * model.config.hidden_size * (4 + noise * len(inputs))
+        return kept + sum((itemsize + noise) * m.in_features + itemsize * lora.r for _, m in _targets(layer, lora))
+    # what q, k, v share and gate and up share: autocast makes a copy of it for each of the five
+    return kept + 2 * 4 * hidden + itemsize * (intermediate + 5 * hidden)
 
 
 def _communication(stored: list[_Stored], layers: int, itemsize: int, sharded: bool) -> int:
@@ -369,11 +341,7 @@ def rows_that_fit(memory: int, model: PreTrainedModel, lora: LoraConfig | None, 
 
     `step` holds `estimate`'s other arguments.
     """
-
-    def needed(rows: int) -> int:
-        return sum(estimate(model, lora, rows=rows, **step).values())
-
-    return bisect_right(range(1, 10_000), memory, key=needed)
+    return bisect_right(range(1, 10_000), memory, key=lambda n: sum(estimate(model, lora, rows=n, **step).values()))
 
 
 def saved_for_backward(model: nn.Module, batch: dict[str, torch.Tensor], dtype: torch.dtype) -> int:
@@ -437,17 +405,17 @@ def chapters(profile) -> dict[str, int]:
         checkpointing=profile.gradient_checkpointing,
     )
     rating = _packed(rater, LoraConfig(r=8, target_modules=_LINEAR), profile.rating_batch_size, _RATING_ROW)
-    payoff = estimate(
-        scorer, LoraConfig(r=16, target_modules=_LINEAR), rows=_PAYOFF_BATCH, tokens=_SCORED_ROW[0], masked=True
-    )
+    payoff = estimate(scorer, LoraConfig(r=16, target_modules=_LINEAR), rows=_PAYOFF_BATCH, tokens=_SCORED_ROW[0])
     parameters, config = chat_model.num_parameters(), chat_model.config
     logits = 4 * _RECEIPT_BATCH * _SFT_ROW[0] * config.vocab_size
-    answered = profile.generation_batch_size * (_SFT_ROW[0] + profile.max_new_tokens)
+    head = config.hidden_size // config.num_attention_heads
+    of_a_token = 2 * 2 * config.num_hidden_layers * config.num_key_value_heads * head  # keys and values in 16 bits
+    cache = profile.generation_batch_size * (_SFT_ROW[0] + profile.max_new_tokens) * of_a_token
     read = reader_step(reader, profile.qa_batch_size, profile.qa_max_length)
     return {
         "02": _beside_a_trained_one(training),
         "03": 4 * (parameters + lora_size(chat_model, sft)) + logits,
-        "04": 2 * parameters + answered * _key_value_bytes(config) + 4 * encoder.num_parameters(),
+        "04": 2 * parameters + cache + 4 * encoder.num_parameters(),
         "05": read + 3 * 4 * reader.num_parameters(),
         "06": max(2 * parameters, sum(payoff.values()) + payoff["frozen weights"]),
         "07": _beside_a_trained_one(rating),
@@ -461,12 +429,6 @@ def _packed(model: PreTrainedModel, lora: LoraConfig, batch: int, row: tuple[int
 
 def _beside_a_trained_one(parts: dict[str, int]) -> int:
     return sum(parts.values()) + sum(parts[part] for part in ("frozen weights", "trained weights", "optimizer"))
-
-
-def _key_value_bytes(config: PreTrainedConfig) -> int:
-    """Bytes that generation keeps of a token in 16 bits: a key and a value in each layer."""
-    head = config.hidden_size // config.num_attention_heads
-    return 2 * 2 * config.num_hidden_layers * config.num_key_value_heads * head
 
 
 def reader_step(model: PreTrainedModel, rows: int, tokens: int) -> int:
