@@ -14,15 +14,8 @@ import pytest
 from scripts.profiles import ROOT, Profile
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-CHAIN = {
-    "01_dataset_expansion",
-    "02_lora_sft",
-    "03_merge",
-    "04_bertscore_eval",
-    "05_squad_qa",
-    "06_perplexity_ifd",
-    "07_hupu_score_regression",
-}
+CHAIN = {"01_dataset_expansion", "02_lora_sft", "03_merge", "04_bertscore_eval"}
+CHAIN |= {"05_squad_qa", "06_perplexity_ifd", "07_hupu_score_regression"}
 
 MACHINE = re.compile(
     r"""(?<![\w.])/(home|root|Users|work|tmp|mnt|content|kaggle|workspace)/   # folders of one machine
@@ -135,48 +128,30 @@ def project_files():
 # --- the patterns themselves
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "saved to /home/anna/x",
-        "/tmp/a.txt",
-        r"C:\Users\anna",
-        r"C:\\Users\\anna",
-        "hf_" + "aB3" * 10,
-        "anna@gpu-3:~$ ls",
-    ],
-)
-def test_a_machine_is_recognised(text):
-    assert MACHINE.search(text)
+TRACES = [
+    "saved to /home/anna/x",
+    "/tmp/a.txt",
+    r"C:\Users\anna",
+    r"C:\\Users\\anna",
+    "hf_" + "aB3" * 10,
+    "anna@gpu-3:~$ ls",
+]
+NO_TRACES = ["outputs/tiny/tmp/x", "https://example.org/home/", "hf_token", "a@b.org: mail", "and/or"]
+LITTER = [
+    "FutureWarning: gone",
+    "[WARNING] x",
+    " 12%|█▏   | 1/8",
+    "  0%|          | 0/8",
+    "3.10it/s",
+    "1.2s/it",
+    "a\rb",
+]
+NO_LITTER = ["99.8 % | 120", "17 rows/s", "\x1b[31mred\x1b[0m", "a warning sign", "50%|"]
 
 
-@pytest.mark.parametrize(
-    "text", ["outputs/tiny/tmp/x", "https://example.org/home/", "hf_token", "a@b.org: mail", "and/or"]
-)
-def test_what_names_no_machine_passes(text):
-    assert not MACHINE.search(text)
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "FutureWarning: gone",
-        "[WARNING] x",
-        " 12%|█▏   | 1/8",
-        "  0%|          | 0/8",
-        "3.10it/s",
-        "1.2s/it",
-        "a\rb",
-        "\x1b[2K",
-    ],
-)
-def test_debris_is_recognised(text):
-    assert DEBRIS.search(text)
-
-
-@pytest.mark.parametrize("text", ["99.8 % | 120", "17 rows/s", "\x1b[31mred\x1b[0m", "a warning sign", "50%|"])
-def test_what_is_no_debris_passes(text):
-    assert not DEBRIS.search(text)
+def test_traces_of_a_machine_and_debris_are_recognised_and_nothing_else_is():
+    assert [text for text in (*TRACES, *NO_TRACES) if MACHINE.search(text)] == TRACES
+    assert [text for text in (*LITTER, "\x1b[2K", *NO_LITTER) if DEBRIS.search(text)] == [*LITTER, "\x1b[2K"]
 
 
 def test_a_pin_is_recognised_and_a_comparison_is_not():
