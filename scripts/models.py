@@ -77,14 +77,14 @@ def checkpoint(name: str) -> str:
     return str(folder)
 
 
-def whole(weight: torch.Tensor) -> torch.Tensor:
+def _whole(weight: torch.Tensor) -> torch.Tensor:
     """A weight with all its parts, where FSDP has spread it over the processes; any other as it is."""
     return weight.full_tensor() if isinstance(weight, DTensor) else weight
 
 
 def whole_weights(model) -> dict[str, torch.Tensor]:
     """The model's state dict with whole weights, for `save_pretrained(folder, state_dict=...)`."""
-    return {name: whole(weight) for name, weight in model.state_dict().items()}
+    return {name: _whole(weight) for name, weight in model.state_dict().items()}
 
 
 def base_fingerprint(model) -> str:
@@ -127,7 +127,7 @@ def identity(model) -> str:
 
 
 def _beginning(weight: torch.Tensor) -> torch.Tensor:
-    return whole(weight.detach()).reshape(-1)[:4096]
+    return _whole(weight.detach()).reshape(-1)[:4096]
 
 
 # --- what a step takes in memory ---

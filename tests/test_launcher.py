@@ -54,15 +54,20 @@ def test_a_process_that_raised_is_named_with_its_error():
     ]
 
 
-def test_a_notebook_that_is_not_there_is_an_error_that_lists_those_that_are(capsys):
-    assert launcher.main(["--nb", "99"]) == 1
-    assert "no notebook '99'; there are 01_dataset_expansion, " in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("name", ["configs/none.yaml", "configs"])
-def test_a_config_that_is_not_there_is_an_error_that_lists_those_that_are(capsys, name):
-    assert launcher.main(["--nb", "02", "--config", name]) == 1
-    assert f"{name}: no such file; there are data_parallel.yaml" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--nb", "99"], "no notebook '99'; there are 01_dataset_expansion, "),
+        (
+            ["--nb", "02", "--config", "configs/none.yaml"],
+            "configs/none.yaml: no such file; there are data_parallel.yaml",
+        ),
+        (["--nb", "02", "--config", "configs"], "configs: no such file; there are data_parallel.yaml"),
+    ],
+)
+def test_what_is_not_there_is_an_error_that_lists_what_is(capsys, arguments, said):
+    assert launcher.main(arguments) == 1
+    assert said in capsys.readouterr().err
 
 
 NO_GPU = "fsdp.yaml shards a model over GPUs, and {}; leave CONFIG out for data parallel"

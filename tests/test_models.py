@@ -495,20 +495,5 @@ def test_what_else_goes_wrong_while_loading_passes_through_and_advice_is_given_o
         no_room()
 
 
-def test_it_serves_as_a_decorator_that_measures_anew_each_time(tmp_path, monkeypatch):
-    measured = iter([2 * GIB, 1 * GIB])
-    monkeypatch.setattr(models, "free_memory", lambda device: next(measured))
-
-    @loading_advice("COOKBOOK_RATER", tmp_path / "x", torch.float32, torch.device("cpu"))
-    def load(fails):
-        if fails:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
-        return "loaded"
-
-    assert load(False) == "loaded"
-    with pytest.raises(MemoryError, match=r"1\.0 GiB were free"):
-        load(True)
-
-
 def test_free_memory_of_a_cpu_is_the_machines():
     assert 2**26 < models.free_memory(torch.device("cpu")) < models.psutil.virtual_memory().total
