@@ -49,43 +49,16 @@ TALK = [{"role": "system", "content": "请简短回答"}, *FACT, user("温迪呢
 # ----- the prompt
 
 
-def test_a_prompt_ends_where_the_answer_begins(revision):
-    name, tokenizer = revision
-    assert chat.prompt_text(tokenizer, FACT[:1]) == f"{BOS}{USER}钟离来自哪里？{END[name]}"
-    assert chat.prompt_text(tokenizer, "钟离来自哪里？") == chat.prompt_text(tokenizer, FACT[:1])
-
-
 def test_earlier_turns_are_context(revision):
     name, tokenizer = revision
     expected = f"{BOS}请简短回答{USER}钟离来自哪里？{ASSISTANT}钟离来自璃月{EOS}{USER}温迪呢？{END[name]}"
     assert chat.prompt_text(tokenizer, TALK[:-1]) == expected
 
 
-@pytest.mark.parametrize("messages", [FACT, TALK], ids=["one turn", "two turns"])
-def test_a_prompt_has_one_bos_and_one_special_token_a_marker(revision, messages):
-    name, tokenizer = revision
-    ids = chat.prompt_ids(tokenizer, messages[:-1])
-    assert ids[0] == tokenizer.bos_token_id and ids.count(tokenizer.bos_token_id) == 1
-    count = {
-        text: ids.count(tokenizer.convert_tokens_to_ids(text)) for text in (USER, ASSISTANT, "<think>", "</think>")
-    }
-    turns, blocks = len(messages) // 2, int(name != "first")
-    assert count == {USER: turns, ASSISTANT: turns, "<think>": blocks, "</think>": blocks}
-    assert tokenizer.decode(ids) == chat.prompt_text(tokenizer, messages[:-1])
-
-
-@pytest.mark.parametrize("messages", [FACT, TALK], ids=["one turn", "two turns"])
-def test_the_prompt_is_the_same_in_training_and_when_asked(revision, messages):
-    _, tokenizer = revision
-    row = chat.encode(tokenizer, messages)
-    prompt = chat.prompt_ids(tokenizer, messages[:-1])
-    assert row["input_ids"][: len(prompt)] == prompt
-    assert row["completion_mask"] == [0] * len(prompt) + [1] * (len(row["input_ids"]) - len(prompt))
-
-
 def test_answer_and_eos_carry_loss_and_nothing_else(revision):
     _, tokenizer = revision
-    row = chat.encode(tokenizer, TALK)
+    row, prompt = chat.encode(tokenizer, TALK), chat.prompt_ids(tokenizer, TALK[:-1])
+    assert row["input_ids"][: len(prompt)] == prompt
     trained = [i for i, mark in zip(row["input_ids"], row["completion_mask"], strict=True) if mark]
     assert tokenizer.decode(trained) == f"温迪来自蒙德{EOS}"
     assert trained.count(tokenizer.eos_token_id) == 1 and len(trained) == 7  # six characters and the end
@@ -96,15 +69,6 @@ def test_each_answer_of_a_conversation_gets_a_row_of_its_own():
     parts = chat.turns(TALK)
     assert parts == [TALK[:3], TALK]
     assert chat.turns(TALK[:2]) == [] and chat.turns([*TALK, user("再见")]) == parts
-
-
-def test_the_markers_are_what_stands_before_a_question_and_after_it(revision):
-    name, tokenizer = revision
-    assert tokenizer.decode(chat.instruction_marker(tokenizer)) == USER
-    assert tokenizer.decode(chat.response_marker(tokenizer)) == END[name]
-    for messages in (FACT, TALK):
-        ids, marker = chat.prompt_ids(tokenizer, messages[:-1]), chat.response_marker(tokenizer)
-        assert ids[-len(marker) :] == marker
 
 
 # ----- the traps

@@ -88,143 +88,48 @@ class Family:
 
 DATED = "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n"
 HEADER = "<|start_header_id|>{}<|end_header_id|>\n\n"
+# fmt: off
 FAMILIES = [
-    Family(
-        "DeepSeek-R1-Distill, first revision",
-        FIRST_DEEPSEEK,
-        DEEPSEEK[:2],
-        f"{DEEPSEEK[0]}<｜User｜>甲<｜Assistant｜>",
-        DEEPSEEK[0],
-        DEEPSEEK[1],
-        bos=DEEPSEEK[0],
-        pad=DEEPSEEK[1],
-        adds_bos=True,
-        plain=("<think>", "</think>", *DEEPSEEK[2:]),
-    ),
-    Family(
-        "DeepSeek-R1-Distill, today's",
-        of_trl("deepseek_r1_distill"),
-        DEEPSEEK[:2],
-        f"{DEEPSEEK[0]}<｜User｜>甲<｜Assistant｜>{CLOSED}",
-        DEEPSEEK[0],
-        DEEPSEEK[1],
-        bos=DEEPSEEK[0],
-        pad=DEEPSEEK[1],
-        adds_bos=True,
-        think=HERE,
-        alike=False,
-        plain=("<think>", "</think>", *DEEPSEEK[2:]),
-    ),
-    Family(
-        "Qwen2.5-Instruct",
-        of_trl("qwen2_5"),
-        CHATML,
-        f"<|im_start|>system\n{QWEN}<|im_end|>\n<|im_start|>user\n甲<|im_end|>\n<|im_start|>assistant\n",
-        "<|im_start|>",
-        "<|im_end|>",
-        pad="<|endoftext|>",
-        default=QWEN,
-    ),
-    Family(
-        "Qwen2.5, eos <|endoftext|>",
-        of_trl("qwen2_5"),
-        CHATML,
-        f"<|im_start|>system\n{QWEN}<|im_end|>\n<|im_start|>user\n甲<|im_end|>\n<|im_start|>assistant\n",
-        "<|im_start|>",
-        "<|im_end|>",
-        eos="<|endoftext|>",
-        pad="<|endoftext|>",
-        default=QWEN,
-    ),
-    Family(
-        "Qwen3",
-        of_trl("qwen3"),
-        CHATML,
-        f"<|im_start|>user\n甲<|im_end|>\n<|im_start|>assistant\n{CLOSED}",
-        "<|im_start|>",
-        "<|im_end|>",
-        pad="<|endoftext|>",
-        think=BY_TEMPLATE,
-    ),
-    Family(
-        "Qwen3-Instruct-2507",
-        of_trl("qwen3_instruct_2507"),
-        CHATML,
-        "<|im_start|>user\n甲<|im_end|>\n<|im_start|>assistant\n",
-        "<|im_start|>",
-        "<|im_end|>",
-        pad="<|endoftext|>",
-    ),
-    Family(
-        "Llama 3",
-        of_trl("llama3"),
-        LLAMA,
-        f"<|begin_of_text|>{HEADER.format('user')}甲<|eot_id|>{HEADER.format('assistant')}",
-        "<|begin_of_text|>",
-        "<|eot_id|>",
-        bos="<|begin_of_text|>",
-        eos="<|end_of_text|>",
-        adds_bos=True,
-    ),
-    Family(
-        "Llama 3.2",
-        of_trl("llama3_2"),
-        LLAMA,
-        f"<|begin_of_text|>{HEADER.format('system')}{DATED}<|eot_id|>{HEADER.format('user')}甲<|eot_id|>"
-        + HEADER.format("assistant"),
-        "<|begin_of_text|>",
-        "<|eot_id|>",
-        bos="<|begin_of_text|>",
-        adds_bos=True,
-    ),
-    Family(
-        "Gemma",
-        of_trl("gemma"),
-        ["<bos>", "<eos>", "<pad>", "<start_of_turn>", "<end_of_turn>"],
-        "<bos><start_of_turn>user\n甲<end_of_turn>\n<start_of_turn>model\n",
-        "<bos>",
-        "<end_of_turn>",
-        bos="<bos>",
-        eos="<eos>",
-        pad="<pad>",
-        adds_bos=True,
-        system="turn 1 (system): the chat template refuses it: System role not supported",
-    ),
-    Family(
-        "Yi-1.5-Chat",
-        YI,
-        [*CHATML, "<|startoftext|>"],
-        "<|im_start|>user\n甲<|im_end|>\n<|im_start|>assistant\n",
-        "<|im_start|>",
-        "<|im_end|>",
-        bos="<|startoftext|>",
-        eos="<|endoftext|>",
-        pad="<|endoftext|>",
-        adds_bos=True,
-    ),
-    Family(
-        "Phi-4",
-        PHI_4,
-        [*CHATML, "<|im_sep|>"],
-        "<|im_start|>user<|im_sep|>甲<|im_end|><|im_start|>assistant<|im_sep|>",
-        "<|im_start|>",
-        "<|im_end|>",
-        bos="<|endoftext|>",
-        pad="<|endoftext|>",
-        adds_bos=True,
-    ),
-    Family(
-        "SmolLM2-Instruct",
-        SMOLLM2,
-        CHATML,
-        "<|im_start|>system\nYou help.<|im_end|>\n<|im_start|>user\n甲<|im_end|>\n<|im_start|>assistant\n",
-        "<|im_start|>",
-        "<|im_end|>",
-        bos="<|im_start|>",
-        pad="<|im_end|>",
-        default="You help.",
-    ),
+    Family("DeepSeek-R1-Distill, first revision", FIRST_DEEPSEEK, DEEPSEEK[:2],
+           f"{DEEPSEEK[0]}<｜User｜>甲<｜Assistant｜>", DEEPSEEK[0], DEEPSEEK[1], bos=DEEPSEEK[0], pad=DEEPSEEK[1],
+           adds_bos=True, plain=("<think>", "</think>", *DEEPSEEK[2:])),
+    Family("DeepSeek-R1-Distill, today's", of_trl("deepseek_r1_distill"), DEEPSEEK[:2],
+           f"{DEEPSEEK[0]}<｜User｜>甲<｜Assistant｜>{CLOSED}", DEEPSEEK[0], DEEPSEEK[1], bos=DEEPSEEK[0],
+           pad=DEEPSEEK[1], adds_bos=True, think=HERE, alike=False,
+           plain=("<think>", "</think>", *DEEPSEEK[2:])),
+    Family("Qwen2.5-Instruct", of_trl("qwen2_5"), CHATML,
+           f"<|im_start|>system\n{QWEN}<|im_end|>\n<|im_start|>user\n甲<|im_end|>\n<|im_start|>assistant\n",
+           "<|im_start|>", "<|im_end|>", pad="<|endoftext|>", default=QWEN),
+    Family("Qwen2.5, eos <|endoftext|>", of_trl("qwen2_5"), CHATML,
+           f"<|im_start|>system\n{QWEN}<|im_end|>\n<|im_start|>user\n甲<|im_end|>\n<|im_start|>assistant\n",
+           "<|im_start|>", "<|im_end|>", eos="<|endoftext|>", pad="<|endoftext|>", default=QWEN),
+    Family("Qwen3", of_trl("qwen3"), CHATML, f"<|im_start|>user\n甲<|im_end|>\n<|im_start|>assistant\n{CLOSED}",
+           "<|im_start|>", "<|im_end|>", pad="<|endoftext|>", think=BY_TEMPLATE),
+    Family("Qwen3-Instruct-2507", of_trl("qwen3_instruct_2507"), CHATML,
+           "<|im_start|>user\n甲<|im_end|>\n<|im_start|>assistant\n", "<|im_start|>", "<|im_end|>",
+           pad="<|endoftext|>"),
+    Family("Llama 3", of_trl("llama3"), LLAMA,
+           f"<|begin_of_text|>{HEADER.format('user')}甲<|eot_id|>{HEADER.format('assistant')}",
+           "<|begin_of_text|>", "<|eot_id|>", bos="<|begin_of_text|>", eos="<|end_of_text|>", adds_bos=True),
+    Family("Llama 3.2", of_trl("llama3_2"), LLAMA,
+           f"<|begin_of_text|>{HEADER.format('system')}{DATED}<|eot_id|>{HEADER.format('user')}甲<|eot_id|>"
+           + HEADER.format("assistant"), "<|begin_of_text|>", "<|eot_id|>", bos="<|begin_of_text|>",
+           adds_bos=True),
+    Family("Gemma", of_trl("gemma"), ["<bos>", "<eos>", "<pad>", "<start_of_turn>", "<end_of_turn>"],
+           "<bos><start_of_turn>user\n甲<end_of_turn>\n<start_of_turn>model\n", "<bos>", "<end_of_turn>",
+           bos="<bos>", eos="<eos>", pad="<pad>", adds_bos=True,
+           system="turn 1 (system): the chat template refuses it: System role not supported"),
+    Family("Yi-1.5-Chat", YI, [*CHATML, "<|startoftext|>"],
+           "<|im_start|>user\n甲<|im_end|>\n<|im_start|>assistant\n", "<|im_start|>", "<|im_end|>",
+           bos="<|startoftext|>", eos="<|endoftext|>", pad="<|endoftext|>", adds_bos=True),
+    Family("Phi-4", PHI_4, [*CHATML, "<|im_sep|>"],
+           "<|im_start|>user<|im_sep|>甲<|im_end|><|im_start|>assistant<|im_sep|>", "<|im_start|>", "<|im_end|>",
+           bos="<|endoftext|>", pad="<|endoftext|>", adds_bos=True),
+    Family("SmolLM2-Instruct", SMOLLM2, CHATML,
+           "<|im_start|>system\nYou help.<|im_end|>\n<|im_start|>user\n甲<|im_end|>\n<|im_start|>assistant\n",
+           "<|im_start|>", "<|im_end|>", bos="<|im_start|>", pad="<|im_end|>", default="You help."),
 ]
+# fmt: on
 PLAIN = ["  ", "<tool_call>"]  # as Qwen's and GPT-NeoX's have them
 TEXTS = "甲乙丙丁？钟离来自哪里璃月温迪呢蒙德请简短回答"
 
@@ -443,14 +348,9 @@ def test_a_refusal_names_the_turn_that_the_template_refuses(built):
     ("raising", "error"),
     [
         ("raise_exception('')", jinja2.TemplateError),
-        ("m.a.b", jinja2.UndefinedError),
         ("1 +", jinja2.TemplateSyntaxError),
         ("1 + 'a'", TypeError),
-        ("1 // 0", ZeroDivisionError),
         ("again(again)", RecursionError),
-        ("1 | xmlattr", AttributeError),
-        ("'{}'.format()", IndexError),
-        ("'a'.index('b')", ValueError),
     ],
 )
 def test_whatever_a_template_raises_is_its_refusal_of_that_turn(built, raising, error):
@@ -507,13 +407,6 @@ def test_nothing_that_ends_an_answer_is_an_error(built):
     tokenizer.chat_template, tokenizer.eos_token = "{% for m in messages %}{{ m['content'] }}{% endfor %}", None
     with pytest.raises(ValueError, match="nothing ends an answer"):
         chat.encode(tokenizer, FACT)
-
-
-def test_a_changed_template_has_conventions_of_its_own(built):
-    tokenizer = copy.deepcopy(built["Yi-1.5-Chat"])
-    assert chat.conventions(tokenizer).end_of_turn == "<|im_end|>"
-    tokenizer.chat_template = YI.replace("<|im_end|>", "<|endoftext|>")
-    assert chat.conventions(tokenizer).end_of_turn == "<|endoftext|>"
 
 
 # ----- scores

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
+from trl.chat_template_utils import get_training_chat_template
 
 from scripts.collator import (
     CUT_OFF,
@@ -102,16 +103,6 @@ ONE_TURN = [*USER, 30, 31, *ASSISTANT, 40, EOS]
 )
 def test_labels_and_fate_by_hand(row, instruction_marker, labels, fate):
     assert completion_labels(row, ASSISTANT, instruction_marker) == (labels, fate)
-
-
-@pytest.mark.parametrize("markers", [([], None), (ASSISTANT, []), ("t20", None)])
-def test_a_marker_that_is_no_list_of_ids_is_refused(markers):
-    with pytest.raises(ValueError, match="it must be a list of at least one token id"):
-        completion_labels(ONE_TURN, *markers)
-
-
-def test_markers_that_overlap_themselves_count_each_time():
-    assert completion_labels([30, 5, 5, 5, 40], [5, 5]) == ([X, X, X, X, 40], REPEATED)
 
 
 def test_a_whole_turn_typed_by_the_user_fools_the_search_but_not_the_mask():
@@ -226,33 +217,12 @@ def test_the_fixture_covers_what_it_should():
     }
 
 
-BOS_TOKEN, EOS_TOKEN = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"
 CONVERSATION = [("user", "钟离来自哪里"), ("assistant", "璃月"), ("user", "甘雨呢"), ("assistant", "也是璃月")]
-
-
-def chat_tokenizer(template):
-    """DeepSeek's special tokens over single characters, pad == eos, with this chat template."""
-    characters = sorted({c for _, text in CONVERSATION for c in text} | {"\n", "?"})
-    text = Tokenizer(models.WordLevel({c: i for i, c in enumerate(characters)}, unk_token="?"))
-    text.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
-    text.decoder = decoders.Fuse()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=text,
-        bos_token=BOS_TOKEN,
-        eos_token=EOS_TOKEN,
-        pad_token=EOS_TOKEN,
-        additional_special_tokens=["<｜User｜>", "<｜Assistant｜>", "<think>", "</think>"],
-    )
-    tokenizer.chat_template = template
-    return tokenizer
 
 
 @pytest.mark.parametrize("n_turns", [1, 2])
 @pytest.mark.parametrize("prefix", ["", "<think>\n\n</think>\n\n"])
-def test_trl_today_trains_the_marker_too_and_nothing_else_differs(n_turns, prefix):
-    from trl.chat_template_utils import deepseek_r1_distill_chat_template, get_training_chat_template
-
-    tokenizer = chat_tokenizer(deepseek_r1_distill_chat_template)
+def test_trl_today_trains_the_marker_too_and_nothing_else_differs(tokenizer, n_turns, prefix):
     messages = [
         {"role": role, "content": text if role == "user" else prefix + text}
         for role, text in CONVERSATION[: 2 * n_turns]
@@ -271,7 +241,7 @@ def test_trl_today_trains_the_marker_too_and_nothing_else_differs(n_turns, prefi
     assert np.array(ids)[theirs & ~ours].tolist() == marker * n_turns
     assert not (ours & ~theirs).any()
     assert tokenizer.decode([x for x in labels if x != X]) == "".join(
-        text + EOS_TOKEN for role, text in CONVERSATION[: 2 * n_turns] if role == "assistant"
+        text + tokenizer.eos_token for role, text in CONVERSATION[: 2 * n_turns] if role == "assistant"
     )
 
 
@@ -283,21 +253,20 @@ MASKED_ROWS = [
 ]
 
 
-def test_padded_right_by_hand_with_pad_equal_to_eos():
+def test_padded_by_hand_with_pad_equal_to_eos():
     batch = CompletionCollator(number_tokenizer(EOS))(MASKED_ROWS)
+    assert {value.dtype for value in batch.values()} == {torch.int64}
     assert {key: value.tolist() for key, value in batch.items()} == {
         "input_ids": [[2, 30, 31, 40, EOS], [2, 32, EOS, EOS, EOS]],
         "attention_mask": [[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]],
         "labels": [[X, X, X, 40, EOS], [X, 32, EOS, X, X]],
     }
-
-
-def test_padded_left_by_hand_with_pad_equal_to_eos():
     batch = CompletionCollator(number_tokenizer(EOS, "left"))(MASKED_ROWS)
-    assert batch["input_ids"].tolist() == [[2, 30, 31, 40, EOS], [EOS, EOS, 2, 32, EOS]]
-    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1, 1], [0, 0, 1, 1, 1]]
-    assert batch["labels"].tolist() == [[X, X, X, 40, EOS], [X, X, X, 32, EOS]]
-    assert {value.dtype for value in batch.values()} == {torch.int64}
+    assert {key: value[1].tolist() for key, value in batch.items()} == {
+        "input_ids": [EOS, EOS, 2, 32, EOS],
+        "attention_mask": [0, 0, 1, 1, 1],
+        "labels": [X, X, X, 32, EOS],
+    }
 
 
 def test_packed_by_hand():
@@ -313,12 +282,6 @@ def test_packed_by_hand():
     assert batch["logits_to_keep"].dtype == torch.bool, "integers would be read as positions"
 
 
-def test_packing_needs_no_pad_token():
-    tokenizer = number_tokenizer()
-    tokenizer.pad_token = None
-    assert CompletionCollator(tokenizer, packed=True)(MASKED_ROWS)["input_ids"].shape == (1, 8)
-
-
 @pytest.mark.parametrize("packed", [False, True])
 def test_the_first_token_of_a_row_is_never_a_target(packed):
     rows = [{"input_ids": ids, "completion_mask": [1] * len(ids)} for ids in ([30, 31, 32], [33, 34])]
@@ -331,14 +294,6 @@ def test_the_mask_wins_over_the_markers_and_rows_of_both_kinds_mix():
     collator = CompletionCollator(number_tokenizer(), ASSISTANT)
     assert collator(rows)["labels"].tolist() == [[X] * 7 + [EOS], [X] * 6 + [40, EOS]]
     assert collator.fates == {TRAINED: 2}
-
-
-def test_rows_of_tensors_and_arrays_give_the_same_batch():
-    plain = CompletionCollator(number_tokenizer())(MASKED_ROWS)
-    for convert in (torch.tensor, np.array):
-        rows = [{key: convert(values) for key, values in row.items()} for row in MASKED_ROWS]
-        batch = CompletionCollator(number_tokenizer())(rows)
-        assert all(torch.equal(plain[key], batch[key]) for key in plain)
 
 
 def test_faulty_rows_carry_no_loss_and_are_counted():
@@ -420,6 +375,7 @@ def test_padding_needs_a_pad_token():
     tokenizer.pad_token = None
     with pytest.raises(ValueError, match="the tokenizer has no pad token: set "):
         CompletionCollator(tokenizer)(MASKED_ROWS)
+    assert CompletionCollator(tokenizer, packed=True)(MASKED_ROWS)["input_ids"].shape == (1, 8), "packing needs none"
 
 
 # ----- what a model makes of it

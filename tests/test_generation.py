@@ -124,17 +124,6 @@ def test_answers_come_in_the_order_asked_and_a_question_that_stands_twice_is_ask
     assert [len(batch) for batch in model.batches] == [2, 2]
 
 
-def test_the_longest_prompts_go_first_and_like_lengths_together(tokenizer):
-    model = Scripted(tokenizer, dict.fromkeys(QUESTIONS, "好."))
-    answer(model, tokenizer, QUESTIONS, batch_size=3)
-    lengths = [len(question) for question in model.asked]
-    assert lengths == sorted(lengths, reverse=True) and [len(batch) for batch in model.batches] == [3, 3, 1]
-
-
-def test_no_questions_need_no_model(tokenizer):
-    assert answer(None, tokenizer, []) == []
-
-
 @pytest.mark.parametrize(
     ("questions", "message"),
     [
@@ -149,6 +138,7 @@ def test_what_is_no_list_of_questions_is_refused_before_any_is_asked(tokenizer, 
     with pytest.raises(ValueError) as error:
         answer(model, tokenizer, questions)
     assert str(error.value) == message and model.batches == []
+    assert answer(None, tokenizer, []) == [], "no questions need no model"
 
 
 # ----- finished or not
@@ -209,12 +199,6 @@ def test_sampling_is_done_when_asked_for(random_model, tokenizer):
     assert first != again
     set_seed(0)
     assert answer(random_model, tokenizer, QUESTIONS[:1], decoding=decoding) == first
-
-
-def test_the_model_is_out_of_training_mode_and_keeps_no_graph(random_model, tokenizer):
-    random_model.train()
-    answer(random_model, tokenizer, QUESTIONS[:1], max_new_tokens=1)
-    assert not random_model.training
 
 
 # ----- resuming

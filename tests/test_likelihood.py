@@ -11,8 +11,6 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch.nn.functional import cross_entropy
 from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
     Gemma2Config,
     Gemma2ForCausalLM,
     Qwen2Config,
@@ -22,7 +20,6 @@ from transformers import (
 
 from scripts import chat, likelihood
 from scripts.likelihood import Text, batch_nats, batches_of, completion_losses, distinct_texts, losses, token_nats
-from scripts.models import checkpoint
 
 SIZES = {
     "hidden_size": 32,
@@ -101,78 +98,16 @@ def test_nats_are_torchs_cross_entropy_and_their_mean_is_the_models_own_loss(kin
         assert math.isclose(nats.mean(), kinds[kind](ids, labels=labels).loss.item(), rel_tol=1e-5)
 
 
-@KINDS
-@pytest.mark.parametrize("side", ["left", "right"])
-@torch.inference_mode()
-def test_nats_are_those_of_the_plain_model_on_a_padded_batch(kinds, kind, side):
-    requests = random_requests(2)
-    width = max(len(context + target) for context, target in requests)
-    ids, mask = (torch.zeros(len(requests), width, dtype=torch.long) for _ in range(2))
-    starts = [width - len(context + target) if side == "left" else 0 for context, target in requests]
-    for number, ((context, target), start) in enumerate(zip(requests, starts, strict=True)):
-        ids[number, start : start + len(context + target)] = torch.tensor(context + target)
-        mask[number, start : start + len(context + target)] = 1
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    log_p = kinds[kind](ids, attention_mask=mask, position_ids=positions).logits.log_softmax(-1)
-    expected = [
-        [-log_p[number, start + p - 1, ids[number, start + p]].item() for p in range(len(c), len(c + t))]
-        for number, ((c, t), start) in enumerate(zip(requests, starts, strict=True))
-    ]
-    close(token_nats(kinds[kind], requests), expected)
-
-
-def test_results_come_in_the_order_of_the_requests(model):
-    requests = random_requests(3)
-    order = random.Random(0).sample(range(len(requests)), len(requests))
-    expected = token_nats(model, requests)
-    assert len({nats.sum() for nats in expected}) > 5
-    close(token_nats(model, [requests[n] for n in order]), [expected[n] for n in order])
-
-
-def test_single_precision_is_close_to_double(kinds):
-    requests = random_requests(4)
-    close(token_nats(kinds["qwen2"], requests), token_nats(kinds["float64"], requests), rtol=1e-4)
-
-
-@KINDS
-def test_a_row_of_a_batch_does_not_see_the_others(kinds, kind):
-    first, second = Text(tuple(range(5, 25)), [(0, 3, 20)]), Text(tuple(range(30, 42)), [(1, 1, 12)])
-    together = batch_nats(kinds[kind], [first, second])
-    changed = batch_nats(kinds[kind], [Text(tuple(range(125, 145)), [(0, 3, 20)]), second])
-    assert not np.allclose(together[0], changed[0])
-    np.testing.assert_array_equal(together[1], changed[1])
-    assert [len(together[n]) for n in (0, 1)] == [17, 11]  # the 8 positions of padding give nothing
-
-
-@pytest.mark.parametrize("positions", [1, 3, 10**6])
-def test_the_head_sees_only_what_is_asked_for_and_few_positions_at_once(model, monkeypatch, positions):
+@pytest.mark.parametrize("kind", ["qwen2", "gemma2"])
+def test_the_head_runs_on_few_positions_at_once_and_on_none_twice(kinds, kind, monkeypatch):
     requests = [((1, 2), (3, 4, 5)), ((1, 2, 3), (4, 5)), ((1,), (2,)), ((9, 8), (7, 6, 5)), ((1, 2), (3, 4, 5))]
-    expected = token_nats(model, requests)
-    monkeypatch.setattr(likelihood, "HEAD_POSITIONS", positions)
-    shapes = []
-    hook = model.lm_head.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape)))
-    try:
-        close(token_nats(model, requests), expected)
-    finally:
-        hook.remove()
-    assert sum(math.prod(shape[:-1]) for shape in shapes) == 7  # tokens 2 to 5 of the one text, 3 to 5 of the other
-    assert max(math.prod(shape[:-1]) for shape in shapes) == min(positions, 7)
-
-
-def test_a_head_whose_output_the_model_changes_sees_only_what_is_asked_for_too(kinds):
-    shapes = []
-    hook = kinds["gemma2"].lm_head.register_forward_pre_hook(lambda _, inputs: shapes.append(inputs[0].shape[:-1]))
-    try:
-        token_nats(kinds["gemma2"], [((1, 2), (3, 4, 5)), ((9,), (8, 7))])
-    finally:
-        hook.remove()
-    assert shapes == [(5,)]
-
-
-def test_the_model_is_out_of_training_mode_and_keeps_no_graph(model):
-    own = copy.deepcopy(model).train()
-    [nats] = token_nats(own, [((1, 2), (3,))])
-    assert not own.training and isinstance(nats, np.ndarray)
+    expected, shapes = token_nats(kinds[kind], requests), []
+    monkeypatch.setattr(likelihood, "HEAD_POSITIONS", 3)
+    head = kinds[kind].get_output_embeddings()
+    with head.register_forward_pre_hook(lambda _, inputs: shapes.append(math.prod(inputs[0].shape[:-1]))):
+        close(token_nats(kinds[kind], requests), expected)
+    assert sum(shapes) == 7  # tokens 2 to 5 of the one text, 3 to 5 of the other
+    assert kind == "gemma2" or max(shapes) == 3, "a model that changes its logits is asked as a whole"
 
 
 @pytest.mark.parametrize(
@@ -186,10 +121,6 @@ def test_a_request_without_context_or_text_is_refused(request_, message):
     for function in (token_nats, losses):
         with pytest.raises(ValueError, match=message):
             function(None, [((1,), (2,)), request_])
-
-
-def test_no_requests_have_no_results(model):
-    assert token_nats(model, []) == [] and losses(model, []).shape == (0,)
 
 
 # ----- texts and batches
@@ -211,7 +142,7 @@ def test_texts_that_others_hold_are_read_with_them(requests, texts):
     assert {text.ids: sorted(text.spans) for text in found} == texts and len(found) == len(texts)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(5))
 def test_the_texts_hold_every_request_and_none_begins_with_another(seed):
     rng = random.Random(seed)  # of two token ids only, so that beginnings are shared often
     requests = [tuple(tuple(rng.choices((1, 2), k=rng.randint(1, 4))) for _ in range(2)) for _ in range(40)]
@@ -265,7 +196,9 @@ def test_killed_and_run_again_only_the_rest_is_scored_and_nothing_differs(model,
     assert losses(model, requests, 60, tmp_path / "journal").tolist() == whole.tolist()
     assert len(seen) == batches - 2 > 2
     assert "2 batches were scored before; going on behind them" in capsys.readouterr().out
-    assert losses(model, requests, 60, tmp_path / "journal").tolist() == whole.tolist() and len(seen) == batches - 2
+    [file] = (tmp_path / "journal").glob("batches-*.jsonl")
+    os.truncate(file, file.stat().st_size - 5)  # a line that a kill cut off is made again
+    assert losses(model, requests, 60, tmp_path / "journal").tolist() == whole.tolist() and len(seen) == batches - 1
 
 
 @pytest.mark.parametrize("changed", ["requests", "weights", "max_tokens"])
@@ -283,15 +216,6 @@ def test_the_journal_of_other_work_is_begun_anew(model, tmp_path, monkeypatch, c
     found = losses(other, requests, max_tokens, tmp_path)
     assert len(seen) == len(batches_of(distinct_texts(requests), max_tokens))
     np.testing.assert_array_equal(found, losses(other, requests, max_tokens))
-
-
-def test_a_line_that_a_kill_cut_off_is_made_again(model, tmp_path, monkeypatch):
-    requests = random_requests(7)
-    whole = losses(model, requests, 60, tmp_path)
-    [file] = tmp_path.glob("batches-*.jsonl")
-    os.truncate(file, file.stat().st_size - 5)
-    seen = counted(monkeypatch)
-    assert losses(model, requests, 60, tmp_path).tolist() == whole.tolist() and len(seen) == 1
 
 
 def test_a_loss_that_is_not_finite_comes_back_from_the_journal_as_it_was(model, tmp_path):
@@ -329,28 +253,12 @@ def talk_by_hand(model, tokenizer, messages):
     return np.mean(nats)
 
 
-@torch.inference_mode()
-def models_own_loss(model, tokenizer, messages):
-    encoded = chat.encode(tokenizer, messages)
-    marks = zip(encoded["input_ids"], encoded["completion_mask"], strict=True)
-    labels = torch.tensor([[i if mark else -100 for i, mark in marks]])
-    return model(torch.tensor([encoded["input_ids"]]), labels=labels).loss.item()
-
-
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
 def test_completion_losses_are_those_of_a_token_loop_and_of_the_model_itself(model, tokenizer, batch_size):
     found = completion_losses(model, tokenizer, TALKS, batch_size)
     assert found.shape == (7,) and found.dtype == np.float64
     np.testing.assert_allclose(found, [talk_by_hand(model, tokenizer, talk) for talk in TALKS], rtol=1e-5)
-    np.testing.assert_allclose(found, [models_own_loss(model, tokenizer, talk) for talk in TALKS], rtol=1e-5)
     assert np.ptp(found) > 0.01  # the talks differ, so a wrong order would show
-
-
-def test_a_trained_model_gives_the_same_agreement():
-    folder = checkpoint("tiny-causal-lm")
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    found = completion_losses(model, tokenizer, TALKS)
-    np.testing.assert_allclose(found, [talk_by_hand(model, tokenizer, talk) for talk in TALKS], rtol=1e-4)
 
 
 def test_perplexity_is_the_number_of_tokens_a_model_without_preference_is_torn_between(model, tokenizer):
@@ -366,7 +274,3 @@ def test_earlier_turns_are_read_and_not_scored(model, tokenizer):
     found = completion_losses(model, tokenizer, [talk, talk[2:], TALKS[1]])
     np.testing.assert_allclose(found[0], talk_by_hand(model, tokenizer, talk), rtol=1e-5)
     assert not np.isclose(found[0], found[1], rtol=1e-5)
-
-
-def test_no_conversations_have_no_losses(model, tokenizer):
-    assert completion_losses(model, tokenizer, []).shape == (0,)
