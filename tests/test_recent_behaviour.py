@@ -21,7 +21,6 @@ import transformers
 import trl
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file
 from torch.utils.data import SequentialSampler
 from transformers import Qwen2Config, Qwen2ForCausalLM, Trainer, TrainingArguments, set_seed
 
@@ -121,13 +120,6 @@ def test_sft_trainer_refuses_an_adapter_on_the_head(model, tokenizer, tmp_path):
         trainer("q_proj", "lm_head")
 
 
-def test_sft_config_turns_on_what_we_turn_off_and_lets_us(tmp_path):
-    default = trl.SFTConfig(tmp_path, use_cpu=True)
-    assert default.bf16 and default.gradient_checkpointing
-    ours = trl.SFTConfig(tmp_path, use_cpu=True, bf16=False, gradient_checkpointing=False)
-    assert not ours.bf16 and not ours.gradient_checkpointing
-
-
 # --- Trainer's settings
 
 
@@ -138,20 +130,6 @@ def test_warmup_steps_below_one_are_a_share_of_all_steps(tmp_path, warmup, risin
     rates = [log["learning_rate"] for log in run.state.log_history if "learning_rate" in log]
     assert len(rates) == 20
     assert int(np.argmax(rates)) == rising, "the rate of a step is logged with it: the first is the warm-up's beginning"
-
-
-def test_evaluations_at_a_share_of_the_steps_and_the_best_by_a_name_without_prefix(tmp_path):
-    """Notebook 05 evaluates at sixths, and keeps the checkpoint that is best by `exact`, not `eval_exact`."""
-    exact = iter([3.0, 9.0, 5.0, 4.0])
-    by = {"eval_strategy": "steps", "eval_steps": 0.25, "save_strategy": "steps", "save_steps": 0.25}
-    best = {"load_best_model_at_end": True, "metric_for_best_model": "exact", "greater_is_better": True}
-    run = training_of_lines(tmp_path, learning_rate=0.01, **by, **best)
-    run.compute_metrics = lambda _: {"exact": next(exact)}
-    run.train()
-    assert [log["step"] for log in run.state.log_history if "eval_exact" in log] == [5, 10, 15, 20]
-    assert run.state.best_metric == 9.0 and run.state.best_model_checkpoint.endswith("checkpoint-10")
-    slopes = [load_file(tmp_path / f"checkpoint-{step}" / "model.safetensors")["slope"] for step in (10, 20)]
-    assert run.model.slope.tolist() == slopes[0].tolist() != slopes[1].tolist()
 
 
 class InOrder(Trainer):
@@ -231,29 +209,7 @@ def test_beside_4_bit_weights_sft_trainer_puts_the_adapter_into_bfloat16(model, 
     assert {weight.dtype for weight in adapted.parameters() if weight.requires_grad} == {torch.bfloat16}
 
 
-def test_what_evaluate_returns_and_logs_beside_the_loss_stands_in_the_log(tmp_path):
-    """Notebook 07 adds its error to Trainer's own evaluation, and reads it in `log_history`."""
-
-    class Rater(Trainer):
-        def evaluate(self, *args, **kwargs):
-            measured = super().evaluate(*args, **kwargs) | {"eval_mae": 0.5}
-            self.log({"eval_mae": 0.5})
-            return measured
-
-    run = training_of_lines(tmp_path, Rater, eval_strategy="steps", eval_steps=10)
-    run.train()
-    logged = [(log["step"], log.get("eval_mae")) for log in run.state.log_history if "eval_mae" in log]
-    assert logged == [(10, 0.5), (20, 0.5)]
-
-
 # --- tokenizers and notes
-
-
-def test_a_chat_template_gives_a_dict_of_ids_unless_told_otherwise(tokenizer):
-    question = [{"role": "user", "content": "钟离"}]
-    ids = tokenizer.apply_chat_template(question, return_dict=False)
-    assert isinstance(ids, list) and all(isinstance(token, int) for token in ids)
-    assert tokenizer.apply_chat_template(question)["input_ids"] == ids
 
 
 def test_peft_notes_a_saved_embedding_in_the_words_that_quiet_knows(model, tmp_path):
@@ -306,9 +262,9 @@ def test_every_row_says_what_since_when_where_and_which_test_would_notice():
     for row in ROWS:
         cells = [cell.strip() for cell in row.strip("|").split(" | ")]
         assert len(cells) == 4 and all(cells), row
-        assert re.search(r"`((scripts|notebooks|bench|tools|configs)/[\w/]+\.(py|ipynb|yaml)|conftest\.py)`", cells[2]), (
-            row
-        )
+        assert re.search(
+            r"`((scripts|notebooks|bench|tools|configs)/[\w/]+\.(py|ipynb|yaml)|conftest\.py)`", cells[2]
+        ), row
         assert re.search(r"`tests/[\w/]+\.py::\w+`", cells[3]), row
 
 

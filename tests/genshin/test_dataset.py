@@ -12,7 +12,6 @@ from scripts.genshin.dataset import (
     ATTRIBUTES,
     CLOSED,
     duplicates,
-    english,
     expand,
     load_characters,
     load_rows,
@@ -105,20 +104,10 @@ def test_rows_of_a_woman_and_a_man_by_hand():
         chat("石生是谁？", "石生是船工"),
         chat("石生的性格？", "石生，少言"),
     ]
-    assert [(row["template"], row["value"]) for row in rows[6:]] == [
-        ("性别-01", "男性"),
-        ("国籍-01", "海州"),
-        ("元素力-01", "水元素"),
-        ("元素力-02", "水元素"),
-        ("身份-01", "船工"),
-        ("性格特征-01", "少言"),
+    assert [row["value"] for row in rows[6:]] == ["男性", "海州", "水元素", "水元素", "船工", "少言"]
+    assert [row["messages"] for row in expand({"阿兰": LAN}, {"国籍": TEMPLATES["国籍"]})] == [
+        chat("阿兰是哪国人？", "阿兰来自云梦")
     ]
-
-
-def test_expand_takes_some_attributes_and_leaves_its_arguments_alone():
-    characters, templates = {"阿兰": dict(LAN)}, {"国籍": TEMPLATES["国籍"]}
-    assert [row["messages"] for row in expand(characters, templates)] == [chat("阿兰是哪国人？", "阿兰来自云梦")]
-    assert characters == {"阿兰": LAN} and templates == {"国籍": TEMPLATES["国籍"]}
 
 
 def test_expand_checks_what_a_reader_adds_in_a_cell():
@@ -148,16 +137,6 @@ def test_duplicates_by_hand():
         split(rows, seed=0)
 
 
-def test_english_words_and_the_text_itself_where_there_is_none():
-    assert [english(word) for word in ("璃月", "岩元素", "国籍", "女性", "云梦")] == [
-        "Liyue",
-        "Geo",
-        "nation",
-        "female",
-        "云梦",
-    ]
-
-
 # ---------------------------------------------------------------- bad files
 
 ONE = {"阿兰": LAN}
@@ -166,11 +145,8 @@ RECORD = "a record has exactly 性别, 国籍, 元素力, 身份, 性格特征"
 BAD_CHARACTERS = {
     "missing": ({"阿兰": without(LAN, "国籍")}, f"阿兰, 国籍: missing; {RECORD}"),
     "empty": (changed(ONE, ["阿兰", "身份"], ""), "阿兰, 身份: empty; a text is right"),
-    "only spaces": (changed(ONE, ["阿兰", "身份"], "　 "), "阿兰, 身份: empty; a text is right"),
     "extra": ({"阿兰": LAN | {"武器": "弓"}}, f"阿兰, 武器: no such attribute; {RECORD}"),
     "a number": (changed(ONE, ["阿兰", "国籍"], 7), "阿兰, 国籍: 7 is no text; a text in quotes is right"),
-    "null": (changed(ONE, ["阿兰", "国籍"], None), "阿兰, 国籍: None is no text; a text in quotes is right"),
-    "a list": (changed(ONE, ["阿兰", "国籍"], ["云梦"]), "阿兰, 国籍: ['云梦'] is no text; a text in quotes is right"),
     "record is a text": ({"阿兰": "灯匠"}, f"阿兰: '灯匠' is no record; {RECORD}"),
     "not an object": ([LAN], "no characters; an object {name: record} is right"),
     "no characters": ({}, "no characters; an object {name: record} is right"),
@@ -183,7 +159,6 @@ BAD_CHARACTERS = {
         "阿兰, 国籍: stray whitespace in '云\\n梦'; '云 梦' is right",
     ),
     "space in a name": ({" 阿兰": LAN}, "name ' 阿兰': stray whitespace in ' 阿兰'; '阿兰' is right"),
-    "empty name": ({"": LAN}, "name '': empty; a text is right"),
     "placeholder": (
         changed(ONE, ["阿兰", "身份"], "{name}的徒弟"),
         "阿兰, 身份: a brace in '{name}的徒弟', as an unfilled placeholder has; plain text is right",
@@ -226,13 +201,10 @@ BAD_TEMPLATES = {
         TEMPLATES | {"国籍": [{"question": "{name}？"}]},
         "国籍-01: {'question': '{name}？'} is no form; exactly question and answer are right",
     ),
-    "question is a number": (nation(question=1), "国籍-01, question: 1 is no text; a text in quotes is right"),
-    "answer is empty": (nation(answer=""), "国籍-01, answer: empty; a text is right"),
     "unknown placeholder": (
         nation("{nmae}是哪国人？"),
         f"国籍-01, question: unknown placeholder {{nmae}} in '{{nmae}}是哪国人？'; {IN_Q}",
     ),
-    "no name in it": (nation("{}{name}"), f"国籍-01, question: unknown placeholder {{}} in '{{}}{{name}}'; {IN_Q}"),
     "conversion": (
         nation("{name!r}？"),
         f"国籍-01, question: unknown placeholder {{name!r}} in '{{name!r}}？'; {IN_Q}",
@@ -245,21 +217,12 @@ BAD_TEMPLATES = {
         nation(answer="{honorific}来自{value}"),
         f"国籍-01, answer: unknown placeholder {{honorific}} in '{{honorific}}来自{{value}}'; {IN_A}",
     ),
-    "open brace": (
-        nation("{name}{？"),
-        f"国籍-01, question: a brace in '{{name}}{{？' that is no placeholder's; {IN_Q}",
-    ),
     "full-width braces": (
         nation("｛name｝和{name}"),
         f"国籍-01, question: a brace in '｛name｝和{{name}}' that is no placeholder's; {IN_Q}",
     ),
     "nobody is asked about": (nation("哪国？"), "国籍-01, question: {name} stands 0 times in '哪国？'; once is right"),
-    "name twice": (nation("{name}{name}"), "国籍-01, question: {name} stands 2 times in '{name}{name}'; once is right"),
     "no value": (nation(answer="{name}"), "国籍-01, answer: {value} stands 0 times in '{name}'; once is right"),
-    "stray whitespace": (
-        nation("{name}？ "),
-        "国籍-01, question: stray whitespace in '{name}？ '; '{name}？' is right",
-    ),
     "two answers": (
         TEMPLATES | {"国籍": [*TEMPLATES["国籍"], {"question": "{name}是哪国人？", "answer": "{value}"}]},
         "国籍-02, answer: the question '{name}是哪国人？' is answered otherwise by 国籍-01; one answer is right",
@@ -287,7 +250,6 @@ BAD_BYTES = {
         "line 3, column 1: not JSON (Expecting property name enclosed in double quotes)",
     ),
     "cut off": ('{"阿兰": {"性别"'.encode(), "line 1, column 13: not JSON (Expecting ':' delimiter)"),
-    "nothing": (b"", "line 1, column 1: not JSON (Expecting value)"),
     "name twice": (TWICE.encode(), "阿兰: stands more than once; once is right"),
     "attribute twice": (
         '{"阿兰": {"国籍": "云梦", "国籍": "海州"}}'.encode(),
@@ -298,7 +260,6 @@ BAD_BYTES = {
         "byte 2 (0xb0) is not UTF-8; it reads as GB18030: save it as UTF-8",
     ),
     "utf-16": ('{"阿兰": {}}'.encode("utf-16"), "byte 0 (0xff) is not UTF-8; it reads as UTF-16: save it as UTF-8"),
-    "neither": (b'{"a": "\xff\xff"}', "byte 7 (0xff) is not UTF-8; save it as UTF-8"),
 }
 
 
@@ -311,32 +272,15 @@ def test_bad_bytes(case, tmp_path):
     assert str(caught.value) == f".../c.json: {message}"
 
 
-def test_an_attribute_twice_in_a_form_names_the_form(tmp_path):
-    (tmp_path / "t.json").write_text('{"国籍": [{"question": "{name}", "question": "{name}？", "answer": "{value}"}]}')
-    with pytest.raises(DataError, match=r"t\.json: 国籍, 1, question: stands more than once"):
-        load_templates(tmp_path / "t.json")
-
-
-def test_a_byte_order_mark_is_no_error(tmp_path):
-    (tmp_path / "c.json").write_text(json.dumps(ONE), encoding="utf-8-sig")
-    assert load_characters(tmp_path / "c.json") == ONE
-
-
 # ---------------------------------------------------------------- chat rows
 
 GOOD = {"messages": chat("阿兰是谁？", "灯匠")}
 BAD_ROWS = {
     "no messages": ({"conversations": []}, "line 2, messages: missing or empty in an object with conversations"),
     "empty messages": ({"messages": []}, "line 2, messages: missing or empty in an object with messages"),
-    "a list": ([1], "line 2, messages: missing or empty in [1]"),
     "unknown role": (changed(GOOD, ["messages", 0, "role"], "human"), "line 2, messages, turn 1: role 'human'; system"),
     "no role": (without(GOOD, "messages", 1, "role"), "line 2, messages, turn 2: role None; system, user, assistant"),
-    "a turn is a text": ({"messages": ["阿兰是谁？"]}, "line 2, messages, turn 1: role None"),
     "empty content": (changed(GOOD, ["messages", 1, "content"], " "), "line 2, messages, turn 2: content ' '; a text"),
-    "content is a number": (
-        changed(GOOD, ["messages", 1, "content"], 3),
-        "line 2, messages, turn 2: content 3; a text",
-    ),
     "placeholder": (
         {"messages": chat("{name}是谁？", "灯匠")},
         "line 2, messages, turn 1: unfilled placeholder {name} in '{name}是谁？'",
@@ -401,11 +345,8 @@ def test_enough_characters_forms_and_rows(characters, templates, rows):
     assert len(rows) == len(characters) * sum(counts.values()) >= 5_100
     assert len({form["answer"] for form in templates["元素力"]}) > 1
     assert len({form["answer"] for form in templates["性格特征"]}) > 1
-
-
-def test_every_question_is_asked_once(rows):
     assert duplicates(rows) == {}
-    assert len({row["messages"][0]["content"] for row in rows}) == len(rows)
+    assert not [(a, b) for a in characters for b in characters if a != b and a in b]
 
 
 def test_titles_and_pronouns_agree_with_gender_in_every_row(characters, rows):
@@ -433,10 +374,6 @@ def test_every_answer_holds_its_fact_and_nothing_is_left_unfilled(characters, ro
         assert not set("{}｛｝") & set(question + answer)
 
 
-def test_no_name_is_part_of_another(characters):
-    assert not [(a, b) for a in characters for b in characters if a != b and a in b]
-
-
 # ---------------------------------------------------------------- splits
 
 
@@ -448,25 +385,16 @@ def facts(dataset):
     return {(row["character"], row["attribute"]) for row in dataset}
 
 
-def test_every_row_lands_in_exactly_one_split(rows, splits):
-    assert list(splits) == ["train", "test", "phrasing", "character"]
-    assert sum(splits.num_rows.values()) == len(rows)
+def test_every_row_lands_in_exactly_one_split(characters, templates, rows, splits):
+    # 8 of n characters, 2 forms of each of 5 attributes, then 80/20
+    n, forms = len(characters), sum(len(own) for own in templates.values())
+    rest = (n - 8) * (forms - 10)
+    tested, asked_otherwise = round(0.2 * rest), (n - 8) * 10
+    sizes = {"train": rest - tested, "test": tested, "phrasing": asked_otherwise, "character": 8 * forms}
+    assert splits.num_rows == sizes and list(splits) == list(sizes)
     assert set().union(*(keys(part) for part in splits.values())) == keys(rows)
     by_key = {(row["character"], row["template"]): row for row in rows}
     assert all(row == by_key[row["character"], row["template"]] for part in splits.values() for row in part)
-
-
-def test_sizes(characters, templates, splits):
-    """8 of n characters, 2 forms of each of 5 attributes, then 80/20."""
-    n, forms = len(characters), sum(len(own) for own in templates.values())
-    rest = (n - 8) * (forms - 10)
-    sizes = {
-        "train": rest - round(0.2 * rest),
-        "test": round(0.2 * rest),
-        "phrasing": (n - 8) * 10,
-        "character": 8 * forms,
-    }
-    assert splits.num_rows == sizes
 
 
 @pytest.mark.parametrize("seed", [0, 1, 42])
