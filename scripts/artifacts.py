@@ -167,7 +167,7 @@ def gathered(found: list) -> list:
 def journaled(
     batches: Sequence, compute: Callable, folder: str | Path | None, made_of: str, verb: str, progress: bool = True
 ) -> list:
-    """`compute(batch)`, as JSON gives it back, of each batch; with a `folder`, each is on disk before the next begins.
+    """`compute(batch)` of each batch; with a `folder` as JSON gives it back, and on disk before the next batch begins.
 
     A killed run goes on behind the last one, if `made_of` (a fingerprint of batches, model and settings) is the same; the journal of
     other work is begun anew. Under `accelerate launch` the processes share the batches, and each of them gets all results. `verb`
@@ -178,11 +178,11 @@ def journaled(
     done = _read_journal(Path(folder), made_of, verb) if folder else {}
     mine = [n for n in range(process, len(batches), processes) if n not in done]
     for n in tqdm(mine, desc=f"batches {verb}", unit="batch", leave=False, delay=3, disable=not show):
-        done[n] = json.loads(json.dumps(compute(batches[n])))
+        done[n] = compute(batches[n])
         if folder:
-            append_jsonl(
-                Path(folder) / f"batches-{PartialState().process_index}.jsonl", [{"batch": n, "results": done[n]}]
-            )
+            done[n] = json.loads(json.dumps(done[n]))
+            mine_on_disk = Path(folder) / f"batches-{PartialState().process_index}.jsonl"
+            append_jsonl(mine_on_disk, [{"batch": n, "results": done[n]}])
     of_batch = dict(gathered(sorted(done.items())))
     return [of_batch[n] for n in range(len(batches))]
 

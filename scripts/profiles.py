@@ -438,7 +438,9 @@ def quiet() -> None:
     for handler in logging.getLogger("transformers").handlers:
         handler.addFilter(lambda record: not unneeded.search(record.getMessage()))
     warnings.filterwarnings("ignore", message="Setting `save_embedding_layers`")  # peft, of an adapter on the embedding
-    warnings.filterwarnings("ignore", message="`(is_)?gradient_checkpointing` is deprecated")  # trl's and peft's own use
+    warnings.filterwarnings(
+        "ignore", message="`(is_)?gradient_checkpointing` is deprecated"
+    )  # trl's and peft's own use
 
 
 def pins() -> dict[str, str]:

@@ -24,9 +24,8 @@ import numpy as np
 import pandas as pd
 import torch
 from datasets import Dataset
-from tqdm import tqdm
 
-from scripts.artifacts import gathered, sharing
+from scripts.artifacts import journaled
 from scripts.reading.augment import question_kind
 
 NULL = 0  # [CLS] is a window's first token; `features` makes sure of it
@@ -496,14 +495,14 @@ def logits(model, features_dataset: Dataset, tokenizer, batch_size: int = 32) ->
     lengths = (_padded(features_dataset, "input_ids") >= 0).sum(1)
     order = np.argsort(-lengths, kind="stable")
     results = np.full((2, len(lengths), lengths.max(initial=0)), -np.inf, dtype=np.float32)
-    (process, processes), found = sharing(), []
-    mine = range(process * batch_size, len(order), processes * batch_size)
-    for first in tqdm(mine, desc="reading", unit="batch", leave=False, delay=2):
-        chosen = order[first : first + batch_size]
+    batches = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]
+
+    def read(chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         batch = tokenizer.pad(inputs[chosen.tolist()], padding_side="right", return_tensors="pt").to(model.device)
         output = model(**batch)
-        found.append((chosen, output.start_logits.float().cpu().numpy(), output.end_logits.float().cpu().numpy()))
-    for chosen, *parts in gathered(found):
+        return output.start_logits.float().cpu().numpy(), output.end_logits.float().cpu().numpy()
+
+    for chosen, parts in zip(batches, journaled(batches, read, None, "", verb="read"), strict=True):
         width = lengths[chosen[0]]
         real = np.arange(width) < lengths[chosen, None]
         for result, part in zip(results, parts, strict=True):
