@@ -147,7 +147,7 @@ def cut_off(path: str | Path) -> None:
         os.truncate(path, last + (len(raw) - last) // 2)
 
 
-def sharing() -> tuple[int, int]:
+def _sharing() -> tuple[int, int]:
     """(number of this process, how many there are) that batches are shared among.
 
     (0, 1) also under FSDP, where each process holds a part of the weights and every forward pass needs all of them: there all
@@ -159,9 +159,9 @@ def sharing() -> tuple[int, int]:
     return state.process_index, state.num_processes
 
 
-def gathered(found: list) -> list:
+def _gathered(found: list) -> list:
     """The lists of all processes that share the work as one list, in each of them."""
-    return gather_object(found) if sharing()[1] > 1 else found
+    return gather_object(found) if _sharing()[1] > 1 else found
 
 
 def journaled(
@@ -173,7 +173,7 @@ def journaled(
     other work is begun anew. Under `accelerate launch` the processes share the batches, and each of them gets all results. `verb`
     is what is done to a batch, as the printed line has it: "scored".
     """
-    process, processes = sharing()
+    process, processes = _sharing()
     show = progress and PartialState().is_main_process
     done = _read_journal(Path(folder), made_of, verb) if folder else {}
     mine = [n for n in range(process, len(batches), processes) if n not in done]
@@ -183,7 +183,7 @@ def journaled(
             done[n] = json.loads(json.dumps(done[n]))
             mine_on_disk = Path(folder) / f"batches-{PartialState().process_index}.jsonl"
             append_jsonl(mine_on_disk, [{"batch": n, "results": done[n]}])
-    of_batch = dict(gathered(sorted(done.items())))
+    of_batch = dict(_gathered(sorted(done.items())))
     return [of_batch[n] for n in range(len(batches))]
 
 
