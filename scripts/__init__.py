@@ -1,1 +1,1 @@
-"""The shelf: what two notebooks share, or a test must pin."""
+"""What chapters share. Each package in it belongs to chapters of one subject; `offline` builds what stands in for the Hub."""

@@ -148,7 +148,7 @@ def cut_off(path: str | Path) -> None:
 
 
 def _sharing() -> tuple[int, int]:
-    """(number of this process, how many there are) that batches are shared among.
+    """(this process's number, number of processes) among which batches are shared.
 
     (0, 1) also under FSDP, where each process holds a part of the weights and every forward pass needs all of them: there all
     processes do all batches, together.
@@ -167,7 +167,7 @@ def _gathered(found: list) -> list:
 def journaled(
     batches: Sequence, compute: Callable, folder: str | Path | None, made_of: str, verb: str, progress: bool = True
 ) -> list:
-    """`compute(batch)` of each batch; with a `folder` as JSON gives it back, and on disk before the next batch begins.
+    """`compute(batch)` of each batch. With a `folder` each is on disk before the next begins, and comes back as JSON: a tuple as a list.
 
     A killed run goes on behind the last one, if `made_of` (a fingerprint of batches, model and settings) is the same; the journal of
     other work is begun anew. Under `accelerate launch` the processes share the batches, and each of them gets all results. `verb`

@@ -1,4 +1,4 @@
-"""What happens around training steps: the loss plot, records of each question, a stop on NaN, advice when memory runs out."""
+"""What happens around training steps: the loss plot, a stop on NaN, advice when memory runs out."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ class CompletionCollator:
             `position_ids`, which begin at 0 in each row and so tell the attention where a row ends, as long as there
             is no cache: `use_cache` is False. `logits_to_keep`, a boolean (1, total), marks the positions whose next
             token carries loss, and `shift_labels` (n,) are those tokens: the model's head runs on n positions only.
-            (transformers >= 5.22. SFTTrainer's own loss does not know such a batch: give it Trainer's, with
+            (transformers >= 5.21. SFTTrainer's own loss does not know such a batch: give it Trainer's, with
             `class PackedSFTTrainer(SFTTrainer): compute_loss = Trainer.compute_loss`.)
         on_fault: What happens to a row whose fate is a fault. "raise": ValueError. "mask": it goes in with the labels
             of `completion_labels`, where all that is not surely answer is masked, and is counted.

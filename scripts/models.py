@@ -1,5 +1,9 @@
 """Where a checkpoint lies, which one it is, and what a fine-tuning step with it takes in memory, on paper.
 
+`checkpoint` turns a profile's name into what `from_pretrained` takes. `base_fingerprint` says which base a model has, whatever adapter
+lies on it: an adapter is refused on another. `identity` says which weights answer, adapters included: the key of journals and of
+trainings (`artifacts.fingerprint` is the same for data and settings). All below is the planner.
+
 `estimate` adds up one device's bytes, part by part. Weights, gradients and optimizer are counted from the model's
 shapes; a model on the `meta` device has those and no memory. Activations are counted as Korthikanti et al. do (2022,
 "Reducing Activation Recomputation in Large Transformer Models", arXiv:2205.05198): every tensor that the backward pass
@@ -56,7 +60,7 @@ from transformers import (
 from scripts.profiles import ROOT, load_profile
 
 SMALL = ("tiny-causal-lm", "tiny-bert", "tiny-reader", "tiny-scorer", "tiny-rater")
-ADAPTER_RECORD = "run.json"  # in the adapter's folder: notebook 02's record, with the base's fingerprint
+ADAPTER_RECORD = "run.json"  # in an adapter's folder: the record of notebook 02 or 07, with the base's fingerprint
 
 
 def checkpoint(name: str) -> str:

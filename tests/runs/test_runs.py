@@ -165,7 +165,13 @@ def test_a_killed_training_ends_in_the_same_weights(name, before, result, tmp_pa
     script.write_text(PythonExporter().from_filename(ROOT / "notebooks" / f"{name}.ipynb")[0], encoding="utf-8")
 
     def command(outputs: Path) -> tuple[list[str], dict]:
-        environment = {**os.environ, **SMALL, **LONG_ENOUGH_TO_BE_KILLED, "COOKBOOK_OUTPUTS": str(outputs), "MPLBACKEND": "agg"}
+        environment = {
+            **os.environ,
+            **SMALL,
+            **LONG_ENOUGH_TO_BE_KILLED,
+            "COOKBOOK_OUTPUTS": str(outputs),
+            "MPLBACKEND": "agg",
+        }
         return [sys.executable, str(script)], environment
 
     for needed in before:
