@@ -6,7 +6,7 @@
 
 outputs/<profile>/executed/ receives NN_*.ipynb, NN_*.html and run.json. The last holds, for each finished notebook,
 the fingerprint of all it was made from (its code, what that imports of scripts/, the notebooks it names, data/,
-requirements.txt, the profile and its small models), its time, its peak memory and its key figures: the flat JSON object
+requirements.txt, constraints.txt, the profile and its small models), its time, its peak memory and its key figures: the flat JSON object
 {"name": number or text} that a notebook writes to key_figures.json in its output folder.
 """
 
@@ -104,7 +104,7 @@ def made_from(code: dict[str, str]) -> dict[str, list[str]]:
 def fingerprints(code: dict[str, str], root: Path, profile: Profile) -> dict[str, str]:
     """Notebook name -> fingerprint of all that its outputs depend on: neither prose nor a module's docstrings."""
     recipes = [profile.models_dir / str(value) / "recipe.json" for value in asdict(profile).values()]
-    shared = fingerprint(profile, root / "data", *root.glob("requirements.txt"), *recipes)
+    shared = fingerprint(profile, root / "data", *root.glob("requirements.txt"), *root.glob("constraints.txt"), *recipes)
     meanings, prints = {file: meaning(file) for file in (root / "scripts").rglob("*.py")}, {}
     for name, needs in made_from(code).items():
         modules = {str(file.relative_to(root)): meanings[file] for file in imported(code[name], root) & {*meanings}}
