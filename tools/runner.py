@@ -104,7 +104,9 @@ def made_from(code: dict[str, str]) -> dict[str, list[str]]:
 def fingerprints(code: dict[str, str], root: Path, profile: Profile) -> dict[str, str]:
     """Notebook name -> fingerprint of all that its outputs depend on: neither prose nor a module's docstrings."""
     recipes = [profile.models_dir / str(value) / "recipe.json" for value in asdict(profile).values()]
-    shared = fingerprint(profile, root / "data", *root.glob("requirements.txt"), *root.glob("constraints.txt"), *recipes)
+    shared = fingerprint(
+        profile, root / "data", *root.glob("requirements.txt"), *root.glob("constraints.txt"), *recipes
+    )
     meanings, prints = {file: meaning(file) for file in (root / "scripts").rglob("*.py")}, {}
     for name, needs in made_from(code).items():
         modules = {str(file.relative_to(root)): meanings[file] for file in imported(code[name], root) & {*meanings}}
