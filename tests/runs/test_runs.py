@@ -151,7 +151,7 @@ def test_a_reader_without_a_head_trains_and_its_base_is_said_to_be_untrained(tmp
     """As `small` does with bert-base-chinese."""
     bert = {"COOKBOOK_PROFILE": "small", "COOKBOOK_READER": checkpoint("tiny-bert"), "COOKBOOK_QA_EPOCHS": "1"}
     windows = {"COOKBOOK_QA_MAX_LENGTH": "128", "COOKBOOK_QA_STRIDE": "48", "COOKBOOK_QA_REWORDED": "0"}
-    notebook = execute("05_squad_qa", tmp_path, **SMALL, **bert, **windows)
+    notebook = execute("05_squad_qa", tmp_path, **SMALL | bert | windows)
     assert "newly initialised: qa_outputs.bias qa_outputs.weight" in printed(notebook)
     tables = [
         o["data"]["text/html"] for c in notebook.cells for o in c.get("outputs", []) if "text/html" in o.get("data", {})
