@@ -2,6 +2,13 @@
 
 import sys
 
-from scripts.offline.tiny_models import main
+from scripts.offline.tiny_models import RECIPES, main
+from scripts.profiles import load_profile
 
+if unknown := [name for name in sys.argv[1:] if name not in RECIPES]:
+    sys.exit(f"{unknown[0]!r} is no small model; there are {', '.join(RECIPES)}")
+try:
+    load_profile()
+except ValueError as error:  # a COOKBOOK_ variable, named with what would be right
+    sys.exit(str(error))
 main(sys.argv[1:])
