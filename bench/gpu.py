@@ -1,4 +1,4 @@
-"""The 7B shape on a CUDA device: the article's recipe beside ours, at the same effective batch.
+"""The 7B shape on a CUDA device: the article's recipe beside ours, at the same effective batch and at larger ones.
 
     .venv/bin/python -m bench.gpu                                  DeepSeek-R1-Distill-Qwen-7B's shape, random weights
     .venv/bin/python -m bench.gpu --attn kernels-community/flash-attn2                      (needs the `kernels` package)
@@ -6,7 +6,8 @@
                                                                    does it run at all? The figures mean nothing.
 
 Speed does not depend on what the weights are, so nothing is downloaded. Rows are the project's, cut by its own tokenizer:
-about 31 tokens each, 9 of them trained; the real tokenizer makes 24 and 8 of them.
+about 31 tokens each, 9 of them trained; the real tokenizer makes 24 and 8 of them. "planned" is what notebook 02's planner says of
+the peak memory.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ import gc
 import tempfile
 
 import torch
+from peft import LoraConfig
 from transformers import Qwen2Config, Qwen2ForCausalLM, set_seed
 
 from bench import material, sft
 from bench.collating import with_pad_token
+from scripts import models
 from scripts.offline import tiny_models
 from scripts.profiles import disable_cudnn_attention, machine, peak_memory_gib, quiet
 
@@ -63,7 +66,11 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = shape_parser("bench.gpu", __doc__.split("\n")[0])
     parser.add_argument("--steps", type=int, default=20, help="optimizer steps timed, after one that warms up")
     parser.add_argument(
-        "--step-rows", type=int, default=sft.STEP_ROWS, help="rows in a step; the article's 2 x 8 are 16"
+        "--step-rows",
+        type=int,
+        nargs="+",
+        default=[sft.STEP_ROWS, 64, 128],
+        help="rows in a step of ours; the article's are the first of them (its 2 x 8 are 16)",
     )
     parser.add_argument("--peak-tflops", type=float, help="the device's dense 16-bit peak, where the table has none")
     return parsed(parser, argv)
@@ -106,13 +113,24 @@ def peak_tflops(args: argparse.Namespace) -> float:
     return args.peak_tflops or known
 
 
-def run(args: argparse.Namespace, way, base: Qwen2ForCausalLM, tokenizer, rows: list[dict]) -> tuple[float, float]:
+def run(args: argparse.Namespace, way, base: Qwen2ForCausalLM, tokenizer, rows: list[dict], step_rows: int):
     """Seconds a row, and peak memory in GiB (weights included; on the CPU the whole process's)."""
     if args.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     with tempfile.TemporaryDirectory() as folder:
-        seconds, _ = sft.train(way, sft.Job(base, tokenizer, rows, folder, args.step_rows, copied=False))
+        seconds, _ = sft.train(way, sft.Job(base, tokenizer, rows, folder, step_rows, copied=False))
     return seconds, peak_memory_gib()
+
+
+def planned_gib(base: Qwen2ForCausalLM, rows: list[dict], step_rows: int) -> float:
+    """What `models.estimate` says of the largest step of ours, in GiB."""
+    steps = [rows[start : start + step_rows] for start in range(0, len(rows), step_rows)]
+    tokens = max(sum(len(row["input_ids"]) for row in step) for step in steps)
+    trained = max(sum(sum(row["completion_mask"]) for row in step) for step in steps)
+    lora = LoraConfig(**sft.LORA, lora_dropout=sft.Job.dropout, target_modules=sft.OUR_TARGETS)
+    shape = models.skeleton(base.config)
+    plan = models.estimate(shape, lora, rows=1, tokens=tokens, trained=trained, dtype=base.dtype)
+    return sum(plan.values()) / models.GIB
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -122,26 +140,27 @@ def main(argv: list[str] | None = None) -> None:
     quiet()
     disable_cudnn_attention()
     tokenizer = with_pad_token(tiny_models.build_tokenizer())
-    rows = material.encoded_rows(tokenizer, (args.steps + 1) * args.step_rows)
-    tokens = sum(len(row["input_ids"]) for row in rows) / len(rows)
-    trained = sum(sum(row["completion_mask"]) for row in rows) / len(rows)
     half = {"cuda": (torch.float16, torch.bfloat16), "cpu": (torch.float32, torch.float32)}[args.device]
     # The article loads float16 weights and trains under bf16 autocast.
-    ways = {"article's recipe": (sft.article, half[0], "sdpa"), "ours": (sft.ours, half[1], args.attn)}
+    ways = [(sft.article, half[0], "sdpa", args.step_rows[0])]
+    ways += [(sft.ours, half[1], args.attn, step_rows) for step_rows in args.step_rows]
 
-    print(
-        f"{machine()}\n{args.layers} layers, hidden {args.hidden}, {args.vocabulary:,} words; {args.step_rows} rows a step"
-    )
-    print(f"a row has {tokens:.1f} tokens, {trained:.1f} of them trained\n")
-    print("| recipe | rows/s | tokens/s | share of peak | peak memory, GiB | ratio |\n|---|---:|---:|---:|---:|---:|")
+    print(f"{machine()}\n{args.layers} layers, hidden {args.hidden}, {args.vocabulary:,} words\n")
+    heads = "recipe", "rows a step", "rows/s", "tokens/s", "share of peak", "peak memory, GiB", "planned", "ratio"
+    print(f"| {' | '.join(heads)} |\n|---|{'---:|' * (len(heads) - 1)}")
     slowest = None
-    for name, (way, dtype, attn) in ways.items():
+    for way, dtype, attn, step_rows in ways:
+        rows = material.encoded_rows(tokenizer, (args.steps + 1) * step_rows)
+        tokens = sum(len(row["input_ids"]) for row in rows) / len(rows)
+        trained = sum(sum(row["completion_mask"]) for row in rows) / len(rows)
         base = build(args, dtype, attn)
-        seconds, memory = run(args, way, base, tokenizer, rows)
+        planned = f"{planned_gib(base, rows, step_rows):.1f}" if way is sft.ours else ""
+        seconds, memory = run(args, way, base, tokenizer, rows, step_rows)
         slowest = slowest or seconds
         share = useful_flops(args, tokens, trained) / seconds / (peak_tflops(args) * 1e12)
-        cells = [name, f"{1 / seconds:.1f}", f"{tokens / seconds:,.0f}", f"{share:.1%}", f"{memory:.1f}"]
-        print(f"| {' | '.join(cells)} | {slowest / seconds:.2f} |", flush=True)
+        cells = ["article's recipe" if way is sft.article else "ours", str(step_rows), f"{1 / seconds:.1f}"]
+        cells += [f"{tokens / seconds:,.0f}", f"{share:.1%}", f"{memory:.1f}", planned, f"{slowest / seconds:.2f}"]
+        print(f"| {' | '.join(cells)} |", flush=True)
         del base
         gc.collect()
         torch.cuda.empty_cache()

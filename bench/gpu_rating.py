@@ -23,7 +23,7 @@ from bench.gpu_scoring import synchronized
 from bench.timing import clocked
 from scripts import chat
 from scripts.collator import CompletionCollator
-from scripts.profiles import machine, peak_memory_gib, quiet
+from scripts.profiles import disable_cudnn_attention, machine, peak_memory_gib, quiet
 from scripts.ratings import hupu
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -86,6 +86,7 @@ def main(argv: list[str] | None = None) -> None:
     args = arguments(argv)
     gpu.check_device(args, "bench.gpu_rating")
     quiet()
+    disable_cudnn_attention()
     trained = (args.steps + 1) * args.step_rows
     frame = rating.titles(max(args.prompts, trained))
     questions = rating.questions_of(frame)

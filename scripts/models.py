@@ -358,8 +358,8 @@ def saved_for_backward(model: nn.Module, batch: dict[str, torch.Tensor], dtype: 
     saved: list[torch.Tensor] = []  # held, so that no address is used twice
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
-        saved.append(tensor)
-        return tensor
+        saved.append(tensor.detach())  # itself it would hold the graph that holds it, a circle that gc does not see
+        return saved[-1]
 
     inputs = {name: value for name, value in batch.items() if "labels" not in name} | {"use_cache": False}
     was_training = model.training

@@ -1,14 +1,24 @@
 """What only a GPU can show. `make test` runs these where there is one: pytest -m cuda tests/test_cuda.py"""
 
+import gc
 import math
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch.nn import functional as F
-from transformers import Qwen2Config, Qwen2ForCausalLM, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers import (
+    BitsAndBytesConfig,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
 
-from scripts import profiles
+from bench import sft
+from scripts import models, profiles
 from scripts.collator import CompletionCollator
 
 pytestmark = [
@@ -111,3 +121,37 @@ def test_packed_and_padded_training_learn_alike_in_16_bits(tokenizer, tmp_path):
     for name, gradient in gradients[0].items():
         cosine = F.cosine_similarity(gradient, gradients[1][name], dim=0)
         assert cosine > 0.99, f"{name}: {cosine:.3f}"  # 0, and not NaN, where one has no gradient
+
+
+@pytest.mark.parametrize("four_bit", [False, True], ids=["16 bits", "4 bits"])
+def test_the_planner_is_within_5_percent_of_a_training(four_bit, tokenizer, tmp_path):
+    """Packed steps as notebook 02 trains, on a Qwen2 of half a billion parameters with random weights."""
+    if four_bit:
+        pytest.importorskip("bitsandbytes")
+    gc.collect()  # what the test before left must not go while this one measures
+    config, taken = models.CHECKPOINTS["Qwen/Qwen2.5-0.5B-Instruct"], torch.cuda.memory_allocated()
+    with torch.device("cuda"):
+        Qwen2ForCausalLM._from_config(config, dtype=torch.bfloat16).save_pretrained(tmp_path / "base")
+    four_bits = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+        bnb_4bit_quant_storage=torch.bfloat16,
+    )
+    base = Qwen2ForCausalLM.from_pretrained(
+        tmp_path / "base",
+        dtype=torch.bfloat16,
+        device_map={"": 0},
+        quantization_config=four_bits if four_bit else None,
+    )
+    rows = [{"input_ids": [5 + i] * 20 + [6] * 10, "completion_mask": [0] * 20 + [1] * 10} for i in range(96)]
+    trainer = sft.ours(sft.Job(base, tokenizer, rows, str(tmp_path), step_rows=32, copied=False))
+    torch.cuda.reset_peak_memory_stats()
+    trainer.train()
+    measured = torch.cuda.max_memory_allocated() - taken
+
+    lora = LoraConfig(**sft.LORA, lora_dropout=sft.Job.dropout, target_modules=sft.OUR_TARGETS)
+    plan = models.estimate(models.skeleton(config), lora, rows=1, tokens=32 * 30, trained=32 * 10, four_bit=four_bit)
+    parts = {name: round(size / 2**20) for name, size in plan.items()}
+    assert sum(plan.values()) == pytest.approx(measured, rel=0.05), f"{measured / 2**20:.0f} MiB measured, {parts}"

@@ -1,5 +1,6 @@
 """Memory on paper beside memory measured: published sizes, peft's adapters, tensors really kept, a real FSDP."""
 
+import gc
 import weakref
 
 import pytest
@@ -208,6 +209,16 @@ def test_measuring_leaves_the_model_in_the_mode_it_was_in():
     model = built(tiny(), adapter()).eval()
     assert saved_for_backward(model, batch(1, 8), torch.float32) > 0
     assert not model.training and all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_measuring_keeps_nothing():
+    """On a GPU what it kept was as much as a step's activations, until the process ended."""
+    model, data = built(tiny(), adapter()), batch(1, 8)
+    with LiveMemory(model) as memory:
+        before = memory.now
+        assert saved_for_backward(model, data, torch.float32) > 0
+        gc.collect()
+        assert memory.now == before
 
 
 # --- the whole
