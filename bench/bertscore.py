@@ -1,4 +1,4 @@
-"""BERTScore of 2,000 pairs: `scripts.metrics.BertScores` beside a call a row and beside one call for all.
+"""BERTScore of 2,000 pairs: `scripts.genshin.metrics.BertScores` beside a call a row and beside one call for all.
 
 The article calls `evaluate.load("bertscore").compute(...)` once a row. That script comes from the Hub, so its way is written anew
 here: a local `evaluate.Metric` that makes one `BERTScorer` at the first call and keeps it, as the script does. It pays, as the
@@ -21,7 +21,7 @@ from transformers import BertConfig, BertModel, set_seed
 
 from bench import material
 from bench.timing import Line, clocked, interleaved
-from scripts.metrics import BertScores
+from scripts.genshin.metrics import BertScores
 from scripts.offline.tiny_models import build_bert_tokenizer
 
 VOCABULARY = 21_128  # of bert-base-chinese

@@ -5,18 +5,21 @@ All that is wrong with somebody's data is a `DataError`, raised here and in the 
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import datasets
 from datasets import Dataset, DatasetDict
 
-from scripts.profiles import shown
+from scripts.profiles import located, shown
 
 UNLIKELY = re.compile("[\ue000-\uf8ff\x80-\x9f]")  # what a file in another encoding gives when read as GB18030
+MOST_UNLIKELY = 1 / 500  # share of such characters that GB18030 itself may have; Big5 read as GB18030 has more
 
 
 class DataError(ValueError):
@@ -29,13 +32,13 @@ class DataError(ValueError):
 def find_files(source: str | Path, split: str | None, suffixes: tuple[str, ...]) -> list[Path] | None:
     """The file that `source` names, or those in the folder that it names, by name; None where it is a Hub id.
 
-    What exists here, ends in one of `suffixes`, begins with . ~ or /, or has more than one slash is a path; any other
-    text, "squad_v2" or "owner/name", is a Hub id, unless "owner" is a folder here.
+    What exists in the project, ends in one of `suffixes`, begins with . ~ or /, or has more than one slash is a path; any other
+    text, "squad_v2" or "owner/name", is a Hub id, unless "owner" is a folder of the project.
     Raises DataError for a path without such files, and for one with a `split`, which only Hub ids have.
     """
     if not _is_path(source, suffixes):
         return None
-    path = Path(source).expanduser()
+    path = located(source)
     if split is not None:
         raise DataError(f"{shown(path)}: split={split!r} is for Hub ids; a path to the split's own file is right")
     right = f"{', '.join(suffixes[:-1])} or {suffixes[-1]}"
@@ -54,45 +57,86 @@ def find_files(source: str | Path, split: str | None, suffixes: tuple[str, ...])
 def _is_path(source: str | Path, suffixes: tuple[str, ...]) -> bool:
     text = str(source)
     looks = text.startswith((".", "~", "/")) or "\\" in text or text.count("/") > 1
-    inside = "/" in text and Path(text).parent.is_dir()  # a folder of ours is no owner on the Hub
-    return isinstance(source, Path) or looks or inside or _ends(Path(text), suffixes) or Path(text).exists()
+    path = located(text)
+    inside = "/" in text and path.parent.is_dir()  # a folder of ours is no owner on the Hub
+    return isinstance(source, Path) or looks or inside or _ends(path, suffixes) or path.exists()
 
 
 def _ends(path: Path, suffixes: tuple[str, ...]) -> bool:
     return path.suffix.lower() in suffixes
 
 
-def load_hub(name: str, split: str | None) -> Dataset:
-    """A `split` of a data set on the Hub; DataError where the Hub does not give it, or for no `split` where it has some."""
+def load_hub(source: str, split: str | None) -> tuple[str, Dataset]:
+    """The name, "owner/name (train)", and the rows of a data set's split on the Hub; `split` may stand in `source`: "owner/name:train".
+
+    Raises DataError where it stands in both, the Hub does not give it, or there is none and the data set has some.
+    """
+    name, _, own = source.partition(":")
+    if own and split:
+        raise DataError(f"{source}: split={split!r} beside it; one of the two is right")
+    split = split or own or None
     try:
         found = datasets.load_dataset(name, split=split)
     except Exception as error:  # the network, the Hub, the id, the split: a dozen types, each with a good message
         raise DataError(f"{name}: no file or folder here, and the Hub does not give it ({error})") from error
     if isinstance(found, DatasetDict):
         raise DataError(f"{name}: split=None; one of its splits is right: {', '.join(found)}")
-    return found
+    return f"{name} ({split})", found
 
 
 # ---------------------------------------------------------------- decode
 
 
-def read_text(path: str | Path) -> str:
-    """A file's text, with or without a byte order mark; DataError says where the first byte is that is not UTF-8."""
-    raw = Path(path).read_bytes()
+class Decoded(NamedTuple):
+    """A file as text, without its byte order mark."""
+
+    text: str
+    encoding: str  # utf-8, utf-8-sig (with a mark), utf-16 (with one), or gb18030
+    wrong: str  # which byte is not UTF-8; "" where all are
+
+
+def decode(path: str | Path) -> Decoded:
+    """A file's text: UTF-8, else UTF-16 where it has the mark, else GB18030 where that gives text that somebody may have written.
+
+    Raises DataError for a file that is missing, a folder, NUL in the text, and an encoding that is none of these.
+    """
+    path, file = located(path), shown(path)
+    if not path.is_file():
+        raise DataError(f"{file}: {'a folder' if path.is_dir() else 'no such file'}; a file is right")
+    raw, wrong = path.read_bytes(), ""
     try:
-        return raw.decode("utf-8").removeprefix("\ufeff")
+        text, encoding = raw.decode("utf-8"), "utf-8-sig" if raw.startswith(codecs.BOM_UTF8) else "utf-8"
     except UnicodeDecodeError as error:
-        guess = "utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "gb18030"
-        hint = f"it reads as {guess.upper()}: save it as UTF-8" if _decodes(raw, guess) else "save it as UTF-8"
-        raise DataError(f"{shown(path)}: byte {error.start} (0x{raw[error.start]:02x}) is not UTF-8; {hint}") from None
+        wrong = f"{_place(raw, error.start)} (0x{raw[error.start]:02x}) is not UTF-8"
+        encoding = "utf-16" if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "gb18030"
+        text = _likely(raw, encoding)
+        if text is None:
+            raise DataError(f"{file}: {wrong}, nor is it GB18030 or UTF-16 with its mark; save it as UTF-8") from None
+    if "\0" in text:
+        right = "text without them, saved as UTF-8, is right (UTF-16 without its mark has many)"
+        raise DataError(f"{file}: {_place(raw, raw.index(0))} is NUL; {right}")
+    return Decoded(text.removeprefix("\ufeff"), encoding, wrong)
 
 
-def _decodes(raw: bytes, encoding: str) -> bool:
+def _likely(raw: bytes, encoding: str) -> str | None:
     try:
-        raw.decode(encoding)
+        text = raw.decode(encoding)
     except UnicodeDecodeError:
-        return False
-    return True
+        return None
+    return text if len(UNLIKELY.findall(text)) <= MOST_UNLIKELY * len(text) else None
+
+
+def _place(raw: bytes, byte: int) -> str:
+    line = raw.count(b"\n", 0, byte) + 1
+    return f"line {line}, byte {byte}"
+
+
+def read_text(path: str | Path) -> str:
+    """The text of a file that has to be UTF-8; DataError says which byte is not, and what the file seems to be instead."""
+    text, encoding, wrong = decode(path)
+    if wrong:
+        raise DataError(f"{shown(path)}: {wrong}; it reads as {encoding.upper()}: save it as UTF-8")
+    return text
 
 
 # ---------------------------------------------------------------- parse
@@ -143,6 +187,13 @@ def _refuse_repeats(value, file: str, keys: tuple[str, ...] = ()) -> None:
 
 
 # ---------------------------------------------------------------- in a message
+
+
+def first_few(places: Iterable, most: int) -> str:
+    """The first different ones: "2, 5, 9 and 40 more"."""
+    places = list(dict.fromkeys(map(str, places)))
+    more = f" and {len(places) - most} more" if len(places) > most else ""
+    return ", ".join(places[:most]) + more
 
 
 def typed(value) -> str:

@@ -57,7 +57,7 @@ from transformers import (
     Qwen2Config,
 )
 
-from scripts.profiles import ROOT, load_profile
+from scripts.profiles import ROOT, load_profile, located
 
 SMALL = ("tiny-causal-lm", "tiny-bert", "tiny-reader", "tiny-scorer", "tiny-rater")
 ADAPTER_RECORD = "run.json"  # in an adapter's folder: the record of notebook 02 or 07, with the base's fingerprint
@@ -66,13 +66,11 @@ ADAPTER_RECORD = "run.json"  # in an adapter's folder: the record of notebook 02
 def checkpoint(name: str) -> str:
     """Where `from_pretrained` finds the model called `name`: a folder, or a Hub id, which comes back as it is.
 
-    A relative folder is meant from the project's root, as all paths are, wherever the notebook runs.
-
     A small model lies in `models/`. One that is missing is built there first, by scripts/offline in a process of its own; under
     `accelerate launch` the main process has it built and the others wait.
     """
     if name not in SMALL:
-        folder = ROOT / name
+        folder = located(name)
         return str(folder) if name and folder.is_dir() else name
     folder = load_profile().models_dir / name
     with PartialState().main_process_first():

@@ -132,14 +132,14 @@ class Profile:
 
     def output_dir(self, notebook: str) -> Path:
         """The folder that `notebook` (such as "02_lora_sft") writes to, created when missing."""
-        folder = ROOT / (self.outputs or f"outputs/{self.name}") / notebook
+        folder = located(self.outputs or f"outputs/{self.name}") / notebook
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     @property
     def models_dir(self) -> Path:
         """The folder of the models that the project builds itself."""
-        return ROOT / self.models
+        return located(self.models)
 
 
 PROFILES = {
@@ -488,11 +488,16 @@ def peak_memory_gib() -> float:
     return peak / 2**30 if platform.system() == "Darwin" else peak / 2**20
 
 
+def located(path: str | Path) -> Path:
+    """Where a path is that a user wrote: a relative one begins at the project's root, wherever the notebook runs; ~ is the home folder."""
+    return ROOT / Path(path).expanduser()
+
+
 def shown(path: str | Path) -> str:
     """`path` for printing: relative to the project, so that no output holds a machine's folders.
 
     >>> shown(ROOT / "outputs" / "tiny")
     'outputs/tiny'
     """
-    path = Path(path).resolve()
+    path = located(path).resolve()
     return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else f".../{path.name}"

@@ -11,7 +11,6 @@ from 0 to 10. A *comment* has as many *stars* as users liked it.
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
 import math
@@ -29,7 +28,7 @@ import pandas as pd
 from sklearn.model_selection import GroupShuffleSplit
 from tabulate import tabulate
 
-from scripts.files import UNLIKELY, DataError
+from scripts.files import DataError, decode, first_few
 from scripts.profiles import shown
 
 COLUMNS = ("Head", "Ids", "Introduce", "Title", "TitleHot", "TitleScore", "Comments", "Starts")
@@ -53,7 +52,6 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)", re.ASCII)
 WHOLE = re.compile(r"\d{1,12}", re.ASCII)
 # No more digits than a count of people can have: a float that overflows is no count.
 HEAT = re.compile(r"(\d{1,3}(?:,\d{3}){1,3}|\d{1,12})(?:(\.\d{1,4})?([万wW]))?", re.ASCII)
-MOST_UNLIKELY = 1 / 500  # share of characters that GB18030 hardly has; Big5 read as GB18030 has more
 
 
 # ---------------------------------------------------------------- report
@@ -64,7 +62,7 @@ class Report:
     """What `load` found; show or print it. Always: rows == kept + left_out["rows"].sum()."""
 
     file: str
-    encoding: str  # "utf-8", "utf-8-sig" (with a byte order mark) or "gb18030"
+    encoding: str  # of files.Decoded
     rows: int  # records in the file, without the header and blank lines
     kept: int
     left_out: pd.DataFrame  # reason (of REASONS), rows, lines: the numbers of the first five, as text
@@ -85,15 +83,11 @@ class Report:
 def _ledger(column: str, names: Iterable[str], found: dict[str, list[int]]) -> pd.DataFrame:
     """A line for each name that was found, in the order of `names`; `found` is {name: line numbers}."""
     lines = [
-        {column: name, "rows": len(found[name]), "lines": _first(sorted(found[name]))}
+        {column: name, "rows": len(found[name]), "lines": first_few(sorted(found[name]), 5)}
         for name in names
         if name in found
     ]
     return pd.DataFrame(lines, columns=[column, "rows", "lines"]).astype({"rows": int})
-
-
-def _first(lines: list[int], most: int = 5) -> str:
-    return ", ".join(map(str, lines[:most])) + (", …" if len(lines) > most else "")
 
 
 # ---------------------------------------------------------------- load
@@ -104,15 +98,14 @@ def load(path: str | Path) -> tuple[pd.DataFrame, Report]:
 
     Columns of the frame: line (where the record begins in the file, from 1), head, id, introduce and title
     (texts without white space around them), heat (people, float, NaN where malformed), score (points, 0 to
-    10, float), comments (list of str) and stars (list of int, likes of each comment). The file is UTF-8, with
-    or without a byte order mark, or GB18030; columns stand in any order, others than COLUMNS are ignored.
+    10, float), comments (list of str) and stars (list of int, likes of each comment). Encodings are those
+    of files.decode; columns stand in any order, others than COLUMNS are ignored.
 
-    Raises DataError for: a file that is missing, a folder, empty, or has a header only; NUL bytes; another
-    encoding; columns that the header lacks or has twice; a quote that is never closed, or closed within a
-    field; no usable row.
+    Raises DataError for: what `files.decode` refuses; a file that is empty or has a header only; columns that
+    the header lacks or has twice; a quote that is never closed, or closed within a field; no usable row.
     """
     file = shown(path)
-    text, encoding = _decoded(_bytes(Path(path), file), file)
+    text, encoding, _ = decode(path)
     header, records = _table(text, file)
     rows, left_out = [], defaultdict(list)
     for line, cells in records:
@@ -131,39 +124,6 @@ def load(path: str | Path) -> tuple[pd.DataFrame, Report]:
     if not rows:
         raise DataError(f"{file}: no usable row; one at least is right\n{report}")
     return pd.DataFrame(rows), report
-
-
-def _bytes(path: Path, file: str) -> bytes:
-    if not path.exists():
-        raise DataError(f"{file}: no such file; a CSV file is right")
-    if path.is_dir():
-        raise DataError(f"{file}: a folder; a CSV file is right")
-    raw = path.read_bytes()
-    if (place := raw.find(b"\0")) >= 0:
-        right = "text without them, saved as UTF-8, is right (UTF-16 has many)"
-        raise DataError(f"{file}: {_place(raw, place)} is NUL; {right}")
-    return raw
-
-
-def _decoded(raw: bytes, file: str) -> tuple[str, str]:
-    """The text without its byte order mark, and the encoding's name."""
-    try:
-        text, marked = raw.decode("utf-8"), raw.startswith(codecs.BOM_UTF8)
-        return text.removeprefix("\ufeff"), "utf-8-sig" if marked else "utf-8"
-    except UnicodeDecodeError as error:
-        wrong = f"{_place(raw, error.start)} (0x{raw[error.start]:02x}) is not UTF-8"
-    try:
-        text = raw.decode("gb18030").removeprefix("\ufeff")
-    except UnicodeDecodeError:
-        text = None
-    if text is None or len(UNLIKELY.findall(text)) > MOST_UNLIKELY * len(text):
-        raise DataError(f"{file}: {wrong}, nor is the file GB18030; save it as UTF-8")
-    return text, "gb18030"
-
-
-def _place(raw: bytes, byte: int) -> str:
-    line = raw.count(b"\n", 0, byte) + 1
-    return f"line {line}, byte {byte}"
 
 
 def _table(text: str, file: str) -> tuple[list[str], list[tuple[int, list[str]]]]:

@@ -30,7 +30,7 @@ from datasets import Dataset, Features, List, Value
 from tabulate import tabulate
 
 from scripts.artifacts import write_json
-from scripts.files import UNLIKELY, DataError, find_files, json_lines, load_hub, short, typed, whole_json
+from scripts.files import DataError, decode, find_files, first_few, json_lines, load_hub, short, typed, whole_json
 from scripts.metrics import fold_width
 from scripts.profiles import shown
 
@@ -98,7 +98,7 @@ class Report:
                 "kind": kind,
                 "found": len(kinds[kind]),
                 **{action: sum(fault.action == action for fault in kinds[kind]) for action in ("mended", "left out")},
-                "ids": _first([fault.id for fault in kinds[kind]], ids),
+                "ids": first_few([fault.id for fault in kinds[kind]], ids),
             }
             for kind in KINDS
             if kind in kinds
@@ -131,25 +131,20 @@ class Report:
             return faults + self.counts().to_html(border=0)
 
 
-def _first(ids: list[str], most: int) -> str:
-    """The first different ones: "a, b, c and 2 more"."""
-    ids = list(dict.fromkeys(ids))
-    more = f" and {len(ids) - most} more" if len(ids) > most else ""
-    return ", ".join(ids[:most]) + more
-
-
 # ---------------------------------------------------------------- load
 
 
 def load(source: str | Path, split: str | None = None) -> tuple[Dataset, Report]:
     """The rows of a .json or .jsonl file, of all such files in a folder (by name), or of a `split` of a Hub data set.
 
-    `files.find_files` says what is a path and what a Hub id. Faults in the questions are in the report (see KINDS).
+    `files.find_files` says what is a path and what a Hub id; its split may stand behind it: "owner/name:train".
+    Faults in the questions are in the report (see KINDS).
     Raises DataError where nothing can be read: no such file or data set, an unknown encoding, bad JSON, no SQuAD at all.
     """
     files = find_files(source, split, SUFFIXES)
     if files is None:
-        return check(load_hub(str(source), split), f"{source} ({split})")
+        name, found = load_hub(str(source), split)
+        return check(found, name)
     checker = _Checker()
     for file in files:
         checker.check(_read_elements(file, checker.report), shown(file))
@@ -172,22 +167,12 @@ def _read_elements(file: Path, report: Report) -> list[tuple[str, object]]:
 
 
 def _read_text(file: Path, report: Report) -> str:
-    """The file's text; a fault is noted for an encoding other than UTF-8 (with or without a byte order mark)."""
-    raw = file.read_bytes()
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        wrong = f"byte {error.start} (0x{raw[error.start]:02x}) is not UTF-8"
-    encoding = "utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "gb18030"
-    try:
-        text = raw.decode(encoding)
-    except UnicodeDecodeError:
-        text = None
-    if text is None or UNLIKELY.search(text):
-        raise DataError(f"{shown(file)}: {wrong}, nor is it GB18030 or UTF-16 with its mark; save it as UTF-8")
-    sample = re.search(r"[^\x00-\x7f]{1,12}", text)  # for a reader to judge: another encoding could give nonsense here
-    detail = f"{wrong}; read as {encoding.upper()}, which gives {sample[0] if sample else ''!r}; save it as UTF-8"
-    report.faults.append(Fault(shown(file), shown(file), "encoding", "mended", detail, "file"))
+    """The file's text; a fault is noted for an encoding other than UTF-8."""
+    text, encoding, wrong = decode(file)
+    if wrong:
+        sample = re.search(r"[^\x00-\x7f]{1,12}", text)  # for a reader to judge whether this is nonsense
+        detail = f"{wrong}; read as {encoding.upper()}, which gives {sample[0] if sample else ''!r}; save it as UTF-8"
+        report.faults.append(Fault(shown(file), shown(file), "encoding", "mended", detail, "file"))
     return text
 
 

@@ -35,7 +35,8 @@ from accelerate import PartialState
 from scripts import chat
 from scripts.artifacts import atomic_path
 from scripts.likelihood import Request, losses
-from scripts.profiles import load_profile, quiet, shown
+from scripts.models import checkpoint
+from scripts.profiles import load_profile, located, quiet, shown
 from scripts.sft_scores import triplets
 
 # --- prompts ---------------------------------------------------------------------------------------------------------
@@ -383,7 +384,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "rows", help="JSON, JSONL, CSV, parquet, a folder of them, or a Hub id: instruction/input/output or messages"
     )
     parser.add_argument("--model", required=True, help="causal LM: a folder or a Hub id")
-    parser.add_argument("--out", required=True, type=Path, help="folder of scores.parquet, scores.csv and the journal")
+    parser.add_argument(
+        "--out", required=True, type=located, help="folder of scores.parquet, scores.csv and the journal"
+    )
     parser.add_argument("--form", default="plain", choices=[*FORMS, "chat"], help="how a prompt is written")
     parser.add_argument(
         "--start", default="auto", choices=["auto", "bos", "eos", "none"], help="what the first token follows"
@@ -396,8 +399,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     quiet()
     state, profile = PartialState(cpu=not torch.cuda.is_available()), load_profile()
     rows = triplets.load(asked.rows)
-    model = AutoModelForCausalLM.from_pretrained(asked.model, dtype=profile.torch_dtype).to(state.device)
-    tokenizer = AutoTokenizer.from_pretrained(asked.model)
+    name = checkpoint(asked.model)
+    model = AutoModelForCausalLM.from_pretrained(name, dtype=profile.torch_dtype).to(state.device)
+    tokenizer = AutoTokenizer.from_pretrained(name)
     options = {name: getattr(asked, name) for name in ("form", "start", "shots", "seed", "max_length", "max_tokens")}
     table = score(model, tokenizer, rows, **options, journal=asked.out / "journal")
     if state.is_main_process:

@@ -88,11 +88,8 @@ def load(source: str | Path, split: str | None = None) -> list[dict]:
 def _tables(source: str | Path, split: str | None) -> list[_Table]:
     files = find_files(source, split, SUFFIXES)
     if files is None:
-        name, _, own = str(source).partition(":")
-        if own and split:
-            raise DataError(f"{source}: split={split!r} beside it; one of the two is right")
-        split = split or own or None
-        tables = [_Table(f"{name} ({split})", load_hub(name, split).to_list())]
+        name, found = load_hub(str(source), split)
+        tables = [_Table(name, found.to_list())]
     else:
         tables = [_read(file, prefix=f"{file.name}:" if len(files) > 1 else "") for file in files]
     for table in tables:

@@ -257,9 +257,8 @@ BAD_BYTES = {
     ),
     "gb18030": (
         '{"阿兰": {}}'.encode("gb18030"),
-        "byte 2 (0xb0) is not UTF-8; it reads as GB18030: save it as UTF-8",
+        "line 1, byte 2 (0xb0) is not UTF-8; it reads as GB18030: save it as UTF-8",
     ),
-    "utf-16": ('{"阿兰": {}}'.encode("utf-16"), "byte 0 (0xff) is not UTF-8; it reads as UTF-16: save it as UTF-8"),
 }
 
 

@@ -26,8 +26,8 @@ from trl.chat_template_utils import deepseek_r1_distill_chat_template
 
 from scripts.artifacts import read_json
 from scripts.genshin.dataset import expand, load_characters, load_templates
+from scripts.genshin.metrics import BertScores
 from scripts.likelihood import completion_losses, losses
-from scripts.metrics import BertScores
 from scripts.models import checkpoint
 from scripts.offline import hupu_lessons, hupu_text, lesson_text, reading_text, tiny_models
 from scripts.offline.tiny_models import (

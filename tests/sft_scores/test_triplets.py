@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from datasets import Dataset, DatasetDict
 
+from scripts import profiles
 from scripts.files import DataError
 from scripts.sft_scores import triplets
 from scripts.sft_scores.triplets import load
@@ -293,7 +294,7 @@ def test_a_file_that_cannot_be_read_is_named(read, name, content, message):
 
 @pytest.mark.parametrize("source", ["none.csv", "none.parquet", "./none", "here/none", "a/b/c"])
 def test_a_path_is_not_looked_up_on_the_hub(source, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(profiles, "ROOT", tmp_path)
     (tmp_path / "here").mkdir()
     with pytest.raises(DataError, match=r"no such file or folder; a \.json, \.jsonl, \.csv or \.parquet file"):
         load(source)
