@@ -141,7 +141,7 @@ def encode(tokenizer, messages: list[dict]) -> dict[str, list[int]]:
     """One training row: `input_ids` = prompt + answer + end of turn, `completion_mask` = 1 on the last two, 0 on the prompt.
 
     The last turn must be the assistant's. Earlier assistant turns are context, rendered as they will be when the model is asked;
-    to train on each of them, give each its own row (`turns`). Raises ValueError where `prompt_ids` does, but for the last turn.
+    to train on each of them, give each its own row. Raises ValueError where `prompt_ids` does, but for the last turn.
     """
     rules = conventions(tokenizer)
     _check(messages, "assistant", rules)
@@ -176,18 +176,6 @@ def with_padding(tokenizer):
         tokenizer.pad_token = tokenizer.eos_token or conventions(tokenizer).end_of_turn
         print(f"the tokenizer has no pad token; {tokenizer.pad_token} pads (attention and loss go by position)")
     return tokenizer
-
-
-def turns(messages: list[dict]) -> list[list[dict]]:
-    """A conversation of k assistant turns as k conversations, each ending in one of them.
-
-    Raises ValueError for messages of a wrong form, as `prompt_text` does.
-
-    >>> [len(part) for part in turns([{"role": r, "content": "好"} for r in ("user", "assistant", "user", "assistant")])]
-    [2, 4]
-    """
-    _check(messages)
-    return [messages[: i + 1] for i, message in enumerate(messages) if message["role"] == "assistant"]
 
 
 def response_marker(tokenizer) -> list[int]:
@@ -300,8 +288,8 @@ def _check(messages: list[dict], last: str | None = None, rules: Conventions | N
         if not isinstance(message, dict):
             raise ValueError(f"turn {number}: {message!r:.60}; a dict with role and content is right")
         role, content = message.get("role"), message.get("content")
-        if role not in ("system", "user", "assistant"):
-            raise ValueError(f"turn {number}: role {role!r}; system, user or assistant is right")
+        if role not in ROLES:
+            raise ValueError(f"turn {number}: role {role!r}; {', '.join(ROLES)} are right")
         if not isinstance(content, str) or not content.strip():
             raise ValueError(f"turn {number} ({role}): content {content!r}; a text that is not empty is right")
         if half := HALF_EMOJI.search(content):

@@ -65,12 +65,6 @@ def test_answer_and_eos_carry_loss_and_nothing_else(revision):
     assert row["input_ids"].count(tokenizer.eos_token_id) == 2  # the earlier answer's end is context
 
 
-def test_each_answer_of_a_conversation_gets_a_row_of_its_own():
-    parts = chat.turns(TALK)
-    assert parts == [TALK[:3], TALK]
-    assert chat.turns(TALK[:2]) == [] and chat.turns([*TALK, user("再见")]) == parts
-
-
 # ----- the traps
 
 
@@ -148,14 +142,14 @@ HALF = "its text holds half an emoji, '\\ud83d'; a whole one is right"
         ([user(" \n")], f"turn 1 (user): content ' \\n'; {EMPTY}"),
         ([user(["好"])], f"turn 1 (user): content ['好']; {EMPTY}"),
         ([{"role": "user"}], f"turn 1 (user): content None; {EMPTY}"),
-        ([{"role": "bot", "content": "好"}], "turn 1: role 'bot'; system, user or assistant is right"),
-        ([{"content": "好"}], "turn 1: role None; system, user or assistant is right"),
+        ([{"role": "bot", "content": "好"}], "turn 1: role 'bot'; system, user, assistant are right"),
+        ([{"content": "好"}], "turn 1: role None; system, user, assistant are right"),
         ([FACT[0], assistant("")], f"turn 2 (assistant): content ''; {EMPTY}"),
         ([user(json.loads('"好\\ud83d"'))], f"turn 1 (user): {HALF}"),
     ],
 )
 def test_messages_of_a_wrong_form_are_refused_by_all_that_take_them(tokenizer, messages, message):
-    for take in (chat.prompt_text, chat.prompt_ids, chat.encode, lambda _, messages: chat.turns(messages)):
+    for take in (chat.prompt_text, chat.prompt_ids, chat.encode):
         with pytest.raises(ValueError) as error:
             take(tokenizer, messages)
         assert str(error.value) == message

@@ -17,6 +17,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from scripts.reading.squad import places_of
+
 PHRASES = ("what", "where", "when", "mood", "how many")  # a "why" or "other" answer doesn't fit another question
 ANSWERS = ("answers", "plausible_answers")
 MADE_UP = 0.5  # share of the new names; the others are people of other passages
@@ -100,7 +102,7 @@ class _Passage(NamedTuple):
 
         川岛 -> 空 in 画师川岛来了: the answer 画师川岛, (0, 4), becomes 画师空, (0, 3). The answer 画师川 would be cut through.
         """
-        found = _places(old, self.context)
+        found = places_of(self.context, old)
         cut = {place + i for place in found for i in range(1, len(old))}  # the positions inside an `old`
         if not cut.isdisjoint(found) or any(not cut.isdisjoint(span) for spans in self.spans for span in spans):
             return None
@@ -123,11 +125,6 @@ def _spans(row: dict) -> Iterator[tuple[int, int]]:
                     f"row {row['id']!r}: {text!r} doesn't stand at answer_start {start}; squad.load mends this"
                 )
             yield start, start + len(text)
-
-
-def _places(text: str, context: str) -> list[int]:
-    """Where the text begins in the context, overlapping ones too."""
-    return [found.start() for found in re.finditer(f"(?={re.escape(text)})", context)]
 
 
 # ---------------------------------------------------------------- other words
@@ -190,7 +187,7 @@ class _Writer(NamedTuple):
                 continue
             start, end = passage.spans[i][0]
             old, new = passage.context[start:end], self.rng.choice(self.phrases[kind])
-            if len(old) < 2 or len(_places(old, passage.context)) > 1 or new in passage.context:
+            if len(old) < 2 or len(places_of(passage.context, old)) > 1 or new in passage.context:
                 continue
             if not _is_risky(old, new, passage.questions):
                 passage = passage.edited(old, new) or passage

@@ -376,33 +376,31 @@ def _place(context: str, text, start) -> tuple[tuple[str, int] | None, str | Non
         return None, "broken characters", f"{short(text)}; the undamaged text is right"
     if _is_empty(text):
         return None, "empty answer", f"{text!r}; a text is right"
-    places = _places(context, text)
+    places = places_of(context, text)
     if start in places:
         return (text, start), None, ""
     if len(places) == 1:
         detail = f"{short(text)} stands at {places[0]}, not at {start}; {places[0]} was taken"
         return (text, places[0]), "wrong offset", detail
     if places:
-        detail = f"{short(text)} stands at {_listed(places)}, not at {start}; one of these is right"
+        detail = f"{short(text)} stands at {first_few(places, 5)}, not at {start}; one of these is right"
         return None, "wrong offset", detail
-    places = _places(fold_width(context), fold_width(text))
+    places = places_of(fold_width(context), fold_width(text))
     if start in places or len(places) == 1:
         place = start if start in places else places[0]
         own = context[place : place + len(text)]
         return (own, place), "width", f"{short(text)} is {short(own)} in the context, at {place}; that was taken"
     if places:
-        detail = f"{short(text)} in other widths stands at {_listed(places)}, not at {start}; one of these is right"
+        detail = (
+            f"{short(text)} in other widths stands at {first_few(places, 5)}, not at {start}; one of these is right"
+        )
         return None, "width", detail
     return None, "absent", f"{short(text)} is not in the context; a text that stands in it is right"
 
 
-def _places(context: str, text: str) -> list[int]:
+def places_of(context: str, text: str) -> list[int]:
     """Every position of `text`, overlapping ones too."""
     return [found.start() for found in re.finditer(f"(?={re.escape(text)})", context)]
-
-
-def _listed(places: list[int]) -> str:
-    return ", ".join(map(str, places[:5])) + (" …" if len(places) > 5 else "")
 
 
 def _pairs(answers) -> list[tuple] | None:
