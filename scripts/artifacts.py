@@ -22,7 +22,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
-from scripts.profiles import ROOT, Profile, machine, pins
+from scripts.profiles import ROOT, Profile, machine, pins, shown
 
 
 @contextmanager
@@ -38,6 +38,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    for left in _left_by_the_killed(path.parent, f".{path.stem}.", path.suffix):
+        left.unlink(missing_ok=True)
     try:
         yield temporary
         os.replace(temporary, path)
@@ -54,9 +56,8 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
             yield Path(elsewhere)
         return
     temporary, old = path.with_name(f".{path.name}.{os.getpid()}"), path.with_name(f".{path.name}.old.{os.getpid()}")
-    for left in path.parent.glob(f".{path.name}.*"):  # by a killed process, perhaps one with this one's id
-        maker = left.name.rsplit(".", 1)[-1]
-        if maker.isdecimal() and (int(maker) == os.getpid() or not psutil.pid_exists(int(maker))):
+    for beginning in (f".{path.name}.", f".{path.name}.old."):
+        for left in _left_by_the_killed(path.parent, beginning):
             shutil.rmtree(left, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
@@ -71,6 +72,18 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def _left_by_the_killed(folder: Path, beginning: str, end: str = "") -> list[Path]:
+    """What is called beginning + process id + end and was made by a process that is no more, perhaps one with this one's id."""
+    makers = {
+        path: path.name[len(beginning) : len(path.name) - len(end)]
+        for path in (folder.iterdir() if folder.is_dir() else ())
+        if path.name.startswith(beginning) and path.name.endswith(end)
+    }
+    gone = (path for path, maker in makers.items() if maker.isdecimal() and int(maker) != os.getpid())
+    own = [path for path, maker in makers.items() if maker == str(os.getpid())]
+    return own + [path for path in gone if not psutil.pid_exists(int(makers[path]))]
+
+
 def write_text(path: str | Path, text: str) -> None:
     """`text` as UTF-8, written whole or not at all."""
     with atomic_path(path) as temporary:
@@ -83,8 +96,11 @@ def write_json(path: str | Path, value) -> None:
 
 
 def read_json(path: str | Path):
-    """The value of a JSON file."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """The value of a JSON file; ValueError names one that is not JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{shown(path)}: not JSON ({error}); delete it, and it is made again") from None
 
 
 def remembered(path: str | Path, compute: Callable):
@@ -169,34 +185,30 @@ def journaled(
 ) -> list:
     """`compute(batch)` of each batch. With a `folder` each is on disk before the next begins, and comes back as JSON: a tuple as a list.
 
-    A killed run goes on behind the last one, if `made_of` (a fingerprint of batches, model and settings) is the same; the journal of
-    other work is begun anew. Under `accelerate launch` the processes share the batches, and each of them gets all results. `verb`
-    is what is done to a batch, as the printed line has it: "scored".
+    A killed run goes on behind the last one, if `made_of` (a fingerprint of batches, model and settings) is the same: each work has a
+    folder of its own in `folder`, so that two programs with one `folder` do not mix their results. Under `accelerate launch` the
+    processes share the batches, and each of them gets all results. `verb` is what is done to a batch, as the printed line has it:
+    "scored".
     """
     process, processes = _sharing()
     show = progress and PartialState().is_main_process
-    done = _read_journal(Path(folder), made_of, verb) if folder else {}
+    journal = Path(folder) / made_of if folder else None
+    done = _read_journal(journal, verb) if journal else {}
     mine = [n for n in range(process, len(batches), processes) if n not in done]
     for n in tqdm(mine, desc=f"batches {verb}", unit="batch", leave=False, delay=3, disable=not show):
         done[n] = compute(batches[n])
-        if folder:
+        if journal:
             done[n] = json.loads(json.dumps(done[n]))
-            mine_on_disk = Path(folder) / f"batches-{PartialState().process_index}.jsonl"
+            mine_on_disk = journal / f"batches-{PartialState().process_index}.jsonl"
             append_jsonl(mine_on_disk, [{"batch": n, "results": done[n]}])
     of_batch = dict(_gathered(sorted(done.items())))
     return [of_batch[n] for n in range(len(batches))]
 
 
-def _read_journal(folder: Path, made_of: str, verb: str) -> dict[int, list]:
+def _read_journal(folder: Path, verb: str) -> dict[int, list]:
     """Batch -> its results, from an earlier run of the same work."""
     state = PartialState()
-    label = folder / "journal.json"
-    if state.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not label.exists() or read_json(label) != {"made_of": made_of}:
-            for old in folder.glob("batches-*.jsonl"):
-                old.unlink()
-            write_json(label, {"made_of": made_of})
+    folder.mkdir(parents=True, exist_ok=True)
     state.wait_for_everyone()
     rows = [row for file in sorted(folder.glob("batches-*.jsonl")) for row in read_jsonl(file)]
     state.wait_for_everyone()  # nobody appends while another still reads
@@ -242,7 +254,7 @@ def last_complete_checkpoint(folder: str | Path) -> str | None:
     for checkpoint in steps:
         try:
             read_json(checkpoint / "trainer_state.json")
-        except (FileNotFoundError, json.JSONDecodeError):
+        except (FileNotFoundError, ValueError):
             continue
         return str(checkpoint)
     return None

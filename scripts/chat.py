@@ -291,7 +291,7 @@ def _check(messages: list[dict], last: str | None = None, rules: Conventions | N
         if role not in ROLES:
             raise ValueError(f"turn {number}: role {role!r}; {', '.join(ROLES)} are right")
         if not isinstance(content, str) or not content.strip():
-            raise ValueError(f"turn {number} ({role}): content {content!r}; a text that is not empty is right")
+            raise ValueError(f"turn {number} ({role}): content {content!r:.60}; a text that is not empty is right")
         if half := HALF_EMOJI.search(content):
             raise ValueError(f"turn {number} ({role}): its text holds half an emoji, {half[0]!r}; a whole one is right")
         found = sorted(token for token in rules.reserved if token in content) if rules else []

@@ -6,6 +6,8 @@ All that is wrong with somebody's data is a `DataError`, raised here and in the 
 from __future__ import annotations
 
 import codecs
+import csv
+import io
 import json
 import re
 from collections import Counter
@@ -144,12 +146,19 @@ def read_text(path: str | Path) -> str:
 
 def parse_json(text: str, file: str, first_line: int = 1):
     """The value of a JSON text that begins at `first_line` of `file`; DataError for bad JSON and repeated keys."""
+    where = file if first_line == 1 else f"{file}: line {first_line}"
     try:
         value = json.loads(text, object_pairs_hook=_Object)
+        _refuse_repeats(value, where)
     except json.JSONDecodeError as error:
         line = first_line + error.lineno - 1
         raise DataError(f"{file}: line {line}, column {error.colno}: not JSON ({error.msg})") from None
-    _refuse_repeats(value, file if first_line == 1 else f"{file}: line {first_line}")
+    except RecursionError:
+        raise DataError(f"{where}: nested too deep to be data; a few levels are right") from None
+    except DataError:
+        raise
+    except ValueError as error:  # a number of thousands of digits
+        raise DataError(f"{where}: {error}") from None
     return value
 
 
@@ -168,6 +177,28 @@ def json_lines(text: str, file: str) -> Iterator[tuple[int, object]]:
         if not line.strip():
             raise DataError(f"{file}: line {number}: empty; one JSON object a line is right")
         yield number, parse_json(line, file, first_line=number)
+
+
+def csv_records(text: str, file: str) -> list[tuple[int, list[str]]]:
+    """(number of its first line, cells) of each record of a CSV text, the header's first; blank lines are none.
+
+    Strict, because a stray quote would otherwise swallow the rows up to the next one, and nobody would know.
+    """
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    records, line = [], 1
+    limit = csv.field_size_limit(len(text))  # a cell may be longer than the module's 131,072
+    try:
+        for cells in reader:
+            if cells:
+                records.append((line, cells))
+            line = reader.line_num + 1
+    except csv.Error as error:
+        wrong = f"the record that begins in line {line} is not CSV ({error})"
+        right = "a quote closed at the field's end, and those within it doubled, are right"
+        raise DataError(f"{file}: {wrong}; {right}") from None
+    finally:
+        csv.field_size_limit(limit)
+    return records
 
 
 class _Object(dict):
@@ -190,10 +221,9 @@ def _refuse_repeats(value, file: str, keys: tuple[str, ...] = ()) -> None:
 
 
 def first_few(places: Iterable, most: int) -> str:
-    """The first different ones: "2, 5, 9 and 40 more"."""
+    """The first different ones: "2, 5, 9, …"."""
     places = list(dict.fromkeys(map(str, places)))
-    more = f" and {len(places) - most} more" if len(places) > most else ""
-    return ", ".join(places[:most]) + more
+    return ", ".join(places[:most]) + (", …" if len(places) > most else "")
 
 
 def typed(value) -> str:

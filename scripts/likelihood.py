@@ -6,11 +6,13 @@ those that another begins with, only once.
 
 from __future__ import annotations
 
+import inspect
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -22,8 +24,7 @@ from scripts.artifacts import fingerprint, journaled
 from scripts.models import identity
 
 HEAD_POSITIONS = 256  # positions that go through the head at once: 256 x 152,064 logits are 156 MB in float32
-# Settings of models that change what their head gives: Gemma's, RecurrentGemma's, Cohere's, Granite's, Falcon-H1's
-LOGITS_CHANGED = "final_logit_softcapping", "logits_soft_cap", "logit_scale", "logits_scaling", "lm_head_multiplier"
+_HEAD_IS_ENOUGH: WeakKeyDictionary = WeakKeyDictionary()  # model -> what `head_is_enough` found
 
 Request = tuple[tuple[int, ...], tuple[int, ...]]  # token ids of a context and of the text that is scored after it
 
@@ -96,19 +97,42 @@ def batch_nats(model, batch: list[Text]) -> dict[int, np.ndarray]:
 
 def _nats(model, ids: torch.Tensor, predicting: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """-log p of each of `targets`, which the marked positions of `ids` predict."""
-    if changes_logits(model):  # only the model's own forward pass knows how
-        logits = model(input_ids=ids, logits_to_keep=predicting, use_cache=False).logits.flatten(0, -2)
-        return cross_entropy(logits.float(), targets, reduction="none")
+    if not head_is_enough(model):
+        return cross_entropy(own_logits(model, predicting, input_ids=ids).float(), targets, reduction="none")
     hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state[predicting]
     head = model.get_output_embeddings()
     pieces = zip(hidden.split(HEAD_POSITIONS), targets.split(HEAD_POSITIONS), strict=True)
     return torch.cat([cross_entropy(head(some).float(), wanted, reduction="none") for some, wanted in pieces])
 
 
-def changes_logits(model) -> bool:
-    """Whether the model does something to what its head gives, so that the head alone is not enough."""
-    config = model.config.get_text_config()
-    return any(getattr(config, name, None) for name in LOGITS_CHANGED)
+@torch.inference_mode()
+def head_is_enough(model) -> bool:
+    """Whether the head on the decoder's last hidden states gives the model's own logits, to the last bit; tried once per model.
+
+    Models scale or cap their logits (Gemma's, Cohere's, Granite's, ...), or transform the hidden states before the head: for those
+    only their own forward pass will do, with more work.
+    """
+    if model not in _HEAD_IS_ENOUGH:
+        rows = model.get_input_embeddings().weight.shape[0]
+        ids = torch.arange(16, device=model.device).view(2, 8) % rows
+        own = model(input_ids=ids, use_cache=False).logits.flatten(0, 1)
+        try:
+            hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)
+            _HEAD_IS_ENOUGH[model] = torch.equal(model.get_output_embeddings()(hidden).float(), own.float())
+        except Exception:  # no decoder by that name, a head of another shape: whatever it is, the head is not enough
+            _HEAD_IS_ENOUGH[model] = False
+    return _HEAD_IS_ENOUGH[model]
+
+
+def own_logits(model, keep: torch.Tensor, **inputs) -> torch.Tensor:
+    """The model's own logits at the positions marked in `keep`, (batch, width): (marked positions, vocabulary).
+
+    Where the model can leave the other positions out (`logits_to_keep`), it does.
+    """
+    forward = (model.get_base_model() if hasattr(model, "get_base_model") else model).forward
+    if "logits_to_keep" in inspect.signature(forward).parameters:
+        return model(**inputs, logits_to_keep=keep, use_cache=False).logits.flatten(0, -2)
+    return model(**inputs, use_cache=False).logits[keep]
 
 
 def token_nats(model, requests: Sequence[Request], max_tokens: int = 8192) -> list[np.ndarray]:

@@ -39,7 +39,8 @@ def fold_width(text: str) -> str:
 def normalize(text: str) -> str:
     """The form in which two texts are compared: what a reader would call "the same answer" becomes equal.
 
-    1. Unicode NFKC: full-width and half-width forms become one (，and , or ＡＢ and AB).
+    1. Full-width and half-width forms become one (，and , or ＡＢ and AB), and so do é and e with an accent (Unicode NFC).
+       NFKC would do more: 10² would be 102.
     2. White space carries no meaning in Chinese: it goes, but for one space between two Latin words or numbers.
     3. The full stops that end the answer (。 or .) go.
 
@@ -48,7 +49,7 @@ def normalize(text: str) -> str:
     >>> normalize(" 钟离， 来自璃月 。")
     '钟离,来自璃月'
     """
-    text = re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text))
+    text = re.sub(r"\s+", " ", unicodedata.normalize("NFC", fold_width(text)))
     return re.sub(r"(?<![A-Za-z0-9]) | (?![A-Za-z0-9])", "", text).rstrip("。.")
 
 

@@ -222,6 +222,9 @@ def load_profile(environ: Mapping[str, str] = os.environ) -> Profile:
                 f"{PREFIX}{field.upper()}: a profile has no such field; there are {PREFIX}PROFILE, {names}"
             )
     profile = replace(profile, **{field: _convert(field, value, known[field]) for field, value in asked.items()})
+    for field in ("outputs", "models"):
+        if located(getattr(profile, field)).is_file():
+            raise ValueError(f"{PREFIX}{field.upper()}={getattr(profile, field)!r}: a file; a folder, there or not yet, is right")
     if profile.dtype != "bfloat16" or "dtype" in asked:  # else torch need not be asked
         return profile
     return replace(profile, dtype=native_dtype(profile.dtype, profile.torch_device.type, _has_bfloat16(profile))[0])
@@ -489,7 +492,12 @@ def peak_memory_gib() -> float:
 
 
 def located(path: str | Path) -> Path:
-    """Where a path is that a user wrote: a relative one begins at the project's root, wherever the notebook runs; ~ is the home folder."""
+    """Where a path is that a user wrote: a relative one begins at the project's root, wherever the notebook runs; ~ is the home folder.
+
+    Raises ValueError for a path with NUL, which no file has.
+    """
+    if "\0" in str(path):
+        raise ValueError(f"the path {str(path)!r} holds NUL; one without is right")
     return ROOT / Path(path).expanduser()
 
 
@@ -499,5 +507,5 @@ def shown(path: str | Path) -> str:
     >>> shown(ROOT / "outputs" / "tiny")
     'outputs/tiny'
     """
-    path = located(path).resolve()
+    path = Path(os.path.realpath(located(path)))  # unlike resolve, it takes links that lead in a circle
     return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else f".../{path.name}"

@@ -1,6 +1,5 @@
 """Files that survive a kill: each test that says "kill" sends a real SIGKILL to a process that is writing."""
 
-import json
 import os
 import re
 import signal
@@ -10,19 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from transformers import TrainerState
 
-from scripts.artifacts import (
-    append_jsonl,
-    atomic_folder,
-    atomic_path,
-    fingerprint,
-    last_complete_checkpoint,
-    read_json,
-    read_jsonl,
-    run_record,
-    write_json,
-)
+from scripts import artifacts
+from scripts.artifacts import append_jsonl, atomic_folder, atomic_path, fingerprint, read_json, read_jsonl, write_json
 from scripts.profiles import PROFILES, ROOT, pins
+from tests.test_callbacks import Losing, trainer
 
 
 def run_until_killed(code, *arguments):
@@ -63,10 +55,7 @@ def test_an_exception_leaves_the_old_file_and_nothing_beside_it(tmp_path):
 def test_a_kill_leaves_the_old_file_whole(tmp_path):
     target = tmp_path / "figures.json"
     write_json(target, {"old": 1})
-    run_until_killed(
-        f"with atomic_path(sys.argv[1]) as path:\n    path.write_text('{{\"new')\n    {KILL}",
-        target,
-    )
+    run_until_killed(f"with atomic_path(sys.argv[1]) as path:\n    path.write_text('{{\"new')\n    {KILL}", target)
     assert read_json(target) == {"old": 1}
 
 
@@ -80,24 +69,13 @@ def test_json_is_written_for_people(tmp_path):
 # ----- whole folders
 
 
-def files_of(folder):
-    return {path.relative_to(folder).as_posix(): path.read_text() for path in folder.rglob("*") if path.is_file()}
-
-
 @pytest.fixture
 def old_model(tmp_path):
     folder = tmp_path / "model"
     folder.mkdir()
-    (folder / "weights").write_text("old")
-    (folder / "only in the old one").write_text("old")
+    for name in ("weights", "only in the old one"):
+        (folder / name).write_text("old")
     return folder
-
-
-def test_a_folder_takes_the_place_of_the_old_one_with_all_that_was_in_it(old_model):
-    with atomic_folder(old_model) as temporary:
-        (temporary / "weights").write_text("new")
-        assert files_of(old_model)["weights"] == "old"
-    assert files_of(old_model) == {"weights": "new"} and os.listdir(old_model.parent) == ["model"]
 
 
 @pytest.mark.parametrize("renames", [-1, 0, 1, 2])  # -1: while the new one is written
@@ -119,7 +97,7 @@ def test_a_kill_while_folders_change_places_leaves_one_whole_or_none(old_model, 
         assert not old_model.exists()
         with atomic_folder(old_model) as temporary:  # so the work is done again
             (temporary / "weights").write_text("new")
-    assert files_of(old_model)["weights"] == ("old" if renames < 1 else "new")
+    assert (old_model / "weights").read_text() == ("old" if renames < 1 else "new")
 
 
 def test_the_old_folder_comes_back_when_the_new_one_cannot_take_its_place(old_model, monkeypatch):
@@ -133,11 +111,11 @@ def test_the_old_folder_comes_back_when_the_new_one_cannot_take_its_place(old_mo
     monkeypatch.setattr(Path, "rename", fails_for_the_new_one)
     with pytest.raises(OSError, match="no space left"), atomic_folder(old_model) as temporary:
         (temporary / "weights").write_text("new")
-    assert files_of(old_model)["weights"] == "old" and os.listdir(old_model.parent) == ["model"]
+    assert (old_model / "weights").read_text() == "old" and os.listdir(old_model.parent) == ["model"]
 
 
-def test_only_what_a_killed_process_left_is_swept_away_were_it_one_with_this_ones_id(old_model):
-    """In a container the same command often gets the same process id again."""
+def test_a_folder_takes_the_old_ones_place_and_only_what_killed_processes_left_is_swept_away(old_model):
+    """Also what one with this one's id left: in a container the same command often gets the same process id again."""
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     kept = [".model.notes", f".model.{os.getppid()}"]
@@ -146,7 +124,8 @@ def test_only_what_a_killed_process_left_is_swept_away_were_it_one_with_this_one
         (old_model.parent / name / "rubbish").write_text("half")
     with atomic_folder(old_model) as temporary:
         (temporary / "weights").write_text("new")
-    assert files_of(old_model) == {"weights": "new"}
+        assert (old_model / "weights").read_text() == "old"
+    assert os.listdir(old_model) == ["weights"] and (old_model / "weights").read_text() == "new"
     assert sorted(os.listdir(old_model.parent)) == sorted([*kept, "model"])
 
 
@@ -163,7 +142,7 @@ def test_rows_are_appended_and_read_back(tmp_path):
     assert read_jsonl(path) == rows and path.read_bytes().count(b"\n") == 3
 
 
-@pytest.mark.parametrize("kept", [1, 8, 15])  # 8 ends inside a Chinese character
+@pytest.mark.parametrize("kept", [8, 15])  # inside a Chinese character, and before the end of the line
 def test_a_half_line_is_cut_from_the_file_and_told(tmp_path, capsys, kept):
     path = tmp_path / "answers.jsonl"
     append_jsonl(path, [{"q": "钟离"}])
@@ -189,21 +168,15 @@ def test_a_kill_while_rows_are_appended_loses_no_finished_row(tmp_path):
     """The process writes rows of 40 kB in one call and is killed by another thread of its own in the middle of it."""
     path = tmp_path / "answers.jsonl"
     run_until_killed(
-        "import threading\n"
-        "from pathlib import Path\n"
+        "import itertools, threading\n"
         "path = Path(sys.argv[1])\n"
-        "def rows():\n"
-        "    n = 0\n"
-        "    while True:\n"
-        "        yield {'n': n, 'text': '岩' * 13_333}\n"
-        "        n += 1\n"
         "append_jsonl(path, [{'n': -2}])\n"
         "append_jsonl(path, [{'n': -1}])\n"
         "def kill():\n"
         "    while path.stat().st_size < 1_000_000: pass\n"
         f"    {KILL}\n"
         "threading.Thread(target=kill).start()\n"
-        "append_jsonl(path, rows())\n",
+        "append_jsonl(path, ({'n': n, 'text': '岩' * 13_333} for n in itertools.count()))\n",
         path,
     )
     before = path.read_bytes()
@@ -222,62 +195,40 @@ class Settings:
     targets: tuple = ("q_proj",)
 
 
-def test_a_fingerprint_is_16_hex_digits_of_the_values_whatever_the_order_of_keys():
+def test_a_fingerprint_is_16_hex_digits_that_tell_all_values_apart_and_not_the_order_of_keys():
     assert re.fullmatch("[0-9a-f]{16}", fingerprint({"a": 1}))
     assert fingerprint({"a": 1, "b": "岩"}) == fingerprint({"b": "岩", "a": 1})
     assert fingerprint(Settings()) == fingerprint(Settings()) == fingerprint({"rank": 32, "targets": ["q_proj"]})
-
-
-def test_different_values_have_different_fingerprints():
     different = [(), (1,), ("1",), (1, 2), (12,), ([1, 2],), ("1", "2"), ("12",), (None,), ({},), ({"a": 1},)]
     different += [({"a": 1.5},), (Settings(rank=16),), (Settings(targets=("k_proj",)),)]
     assert len({fingerprint(*parts) for parts in different}) == len(different)
 
 
-@pytest.fixture
-def adapter(tmp_path):
-    folder = tmp_path / "adapter"
-    for name, text in (("a.txt", "one"), ("b.txt", "two"), ("sub/c.txt", "three")):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
-    return folder
+def test_any_change_of_a_folder_changes_its_fingerprint_and_moving_or_touching_it_does_not(tmp_path):
+    one, two, three = {"a.txt": "one"}, {"b.txt": "two"}, {"sub/c.txt": "three"}
+    folders = {
+        "as it was": one | two | three,
+        "content": {"a.txt": "One"} | two | three,
+        "name": {"d.txt": "one"} | two | three,
+        "less": one | three,
+        "more": one | two | three | {"empty": ""},
+        "swapped": {"a.txt": "two", "b.txt": "one"} | three,
+        "border": {"a.txt": "onet", "b.txt": "wo"} | three,
+        "into a subfolder": one | {"sub/b.txt": "two"} | three,  # the order of the names stays
+        "subfolder's name": one | two | {"other/c.txt": "three"},
+    }
+    for change, files in folders.items():
+        for name, text in files.items():
+            file = tmp_path / change / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+    assert len({fingerprint(tmp_path / change) for change in folders}) == len(folders)
 
-
-def swap_contents(folder):
-    (folder / "a.txt").write_text("two")
-    (folder / "b.txt").write_text("one")
-
-
-def move_text_across_a_border(folder):
-    (folder / "a.txt").write_text("onet")
-    (folder / "b.txt").write_text("wo")
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda folder: (folder / "a.txt").write_text("One"),
-        lambda folder: (folder / "a.txt").rename(folder / "d.txt"),
-        lambda folder: (folder / "b.txt").unlink(),
-        lambda folder: (folder / "empty").write_text(""),
-        swap_contents,
-        move_text_across_a_border,
-        lambda folder: (folder / "b.txt").rename(folder / "sub" / "b.txt"),  # the order of the names stays
-        lambda folder: (folder / "sub").rename(folder / "other"),
-    ],
-    ids=["content", "name", "less", "more", "swapped", "border", "into a subfolder", "subfolder's name"],
-)
-def test_any_change_of_a_folder_changes_its_fingerprint(adapter, change):
-    before = fingerprint(adapter)
-    change(adapter)
-    assert fingerprint(adapter) != before
-
-
-def test_a_folder_that_moves_or_is_touched_keeps_its_fingerprint(adapter):
-    before = fingerprint(adapter)
-    os.utime(adapter / "a.txt", (0, 0))
-    (adapter / "an empty folder").mkdir()
-    assert fingerprint(adapter.rename(adapter.with_name("moved"))) == before
+    folder = tmp_path / "as it was"
+    before = fingerprint(folder)
+    os.utime(folder / "a.txt", (0, 0))
+    (folder / "an empty folder").mkdir()
+    assert fingerprint(folder.rename(tmp_path / "moved")) == before
 
 
 def test_a_file_counts_with_name_and_content_and_a_missing_one_as_an_empty_folder(tmp_path):
@@ -295,7 +246,7 @@ def test_a_file_counts_with_name_and_content_and_a_missing_one_as_an_empty_folde
 
 
 def test_a_run_record_holds_what_a_reader_needs_to_repeat_it(tmp_path):
-    record = run_record(PROFILES["tiny"], accuracy=0.98)
+    record = artifacts.run_record(PROFILES["tiny"], accuracy=0.98)
     write_json(tmp_path / "run.json", record)  # all of it is JSON
     assert read_json(tmp_path / "run.json") == record
     assert record["profile"]["causal_lm"] == "tiny-causal-lm" and record["accuracy"] == 0.98
@@ -310,46 +261,45 @@ def checkpoint(folder, step, state='{"global_step": 1}'):
     return str(path)
 
 
-def test_the_newest_complete_checkpoint_is_found_by_its_number(tmp_path):
-    assert last_complete_checkpoint(tmp_path / "nothing") is None
+def test_the_newest_checkpoint_that_no_kill_cut_off_is_found_by_its_number(tmp_path):
+    assert artifacts.last_complete_checkpoint(tmp_path / "nothing") is None
+    for step, state in ((110, None), (120, ""), (130, '{"global_step": 1')):  # no state, an empty one, half a one
+        checkpoint(tmp_path, step, state)
+    assert artifacts.last_complete_checkpoint(tmp_path) is None
     checkpoint(tmp_path, 9)
     newest = checkpoint(tmp_path, 100)
     checkpoint(tmp_path, 20)
-    assert last_complete_checkpoint(tmp_path) == newest
-
-
-@pytest.mark.parametrize("cut_off", [None, "", '{"global_step": 1'], ids=["no state", "empty state", "half a state"])
-def test_a_checkpoint_that_a_kill_cut_off_is_passed_over(tmp_path, cut_off):
-    complete = checkpoint(tmp_path, 10)
-    checkpoint(tmp_path, 20, cut_off)
-    assert last_complete_checkpoint(tmp_path) == complete
-    os.remove(Path(complete) / "trainer_state.json")
-    assert last_complete_checkpoint(tmp_path) is None
+    assert artifacts.last_complete_checkpoint(tmp_path) == newest
 
 
 def test_trainer_writes_its_state_last(tmp_path, monkeypatch):
     """What `last_complete_checkpoint` rests on: killed at any other file, a checkpoint has no state yet."""
-    import torch
-    from transformers import Trainer, TrainerState, TrainingArguments
-
-    class Line(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.slope = torch.nn.Parameter(torch.zeros(1))
-
-        def forward(self, x, labels):
-            return {"loss": ((self.slope * x - labels) ** 2).mean()}
-
-    seen = []
-    save = TrainerState.save_to_json
+    seen, save = [], TrainerState.save_to_json
 
     def look_around(self, path):
         seen.append({file.name for file in Path(path).parent.iterdir()})
         save(self, path)
 
     monkeypatch.setattr(TrainerState, "save_to_json", look_around)
-    arguments = TrainingArguments(tmp_path, max_steps=1, save_steps=1, report_to=[], use_cpu=True, disable_tqdm=True)
-    Trainer(Line(), arguments, train_dataset=[{"x": 1.0, "labels": 2.0}]).train()
-    written = {file.name for file in (tmp_path / "checkpoint-1").iterdir()}
+    trainer(Losing(1.0, at=1), tmp_path, [], max_steps=1).train()
+    folder = tmp_path / "checkpoints" / "checkpoint-1"
+    written = {file.name for file in folder.iterdir()}
     assert seen == [written - {"trainer_state.json"}] and {"optimizer.pt", "scheduler.pt", "rng_state.pth"} < written
-    assert json.loads((tmp_path / "checkpoint-1" / "trainer_state.json").read_text())["global_step"] == 1
+    assert read_json(folder / "trainer_state.json")["global_step"] == 1
+
+
+def test_two_works_with_one_journal_do_not_mix(tmp_path):
+    first = artifacts.journaled([1, 2], lambda n: 10 * n, tmp_path, "first", "done")
+    assert artifacts.journaled([1, 2], lambda n: 20 * n, tmp_path, "second", "done") == [20, 40] != first
+    never = pytest.fail
+    assert artifacts.journaled([1, 2], never, tmp_path, "first", "done") == first
+
+
+def test_what_a_killed_process_left_of_a_file_is_swept_away(tmp_path):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    (tmp_path / f".scores.{gone.pid}.csv").write_text("half")
+    (tmp_path / f".scores.{os.getppid()}.csv").write_text("a living process's")
+    with atomic_path(tmp_path / "scores.csv") as path:
+        path.write_text("whole")
+    assert sorted(os.listdir(tmp_path)) == [f".scores.{os.getppid()}.csv", "scores.csv"]

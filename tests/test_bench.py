@@ -18,19 +18,17 @@ from transformers import PreTrainedTokenizerFast
 from bench import answering, bertscore, collating, gpu, gpu_rating, gpu_scoring, material, qa, rating, scoring, sft
 from bench.timing import Line, interleaved, table
 from scripts import chat
-from scripts.collator import CompletionCollator
 from scripts.offline import tiny_models
 from scripts.ratings import hupu
 
 TRL_LABELS = json.loads((Path(__file__).parent / "data" / "trl019_collator_labels.json").read_text(encoding="utf-8"))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def random_model(vocabulary, layers, sharpness=1):
+    """With sharpness 20 it is far from a uniform guess, so that a wrong token shows."""
+    model = material.random_model(vocabulary, hidden=32, layers=layers).eval()
+    model.get_output_embeddings().weight.data *= sharpness
+    return model
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +46,8 @@ def test_interleaved_takes_turns_and_keeps_the_best():
         turns.append(name)
         return next(clock), f"{name}{len(turns)}"
 
-    best, results = interleaved({"a": partial(way, "a"), "b": partial(way, "b")}, rounds=2)
-    assert turns == ["a", "b", "a", "b"]
-    assert best == {"a": 3.0, "b": 1.0}
-    assert results == {"a": "a3", "b": "b4"}
+    found = interleaved({"a": partial(way, "a"), "b": partial(way, "b")}, rounds=2)
+    assert turns == ["a", "b", "a", "b"] and found == ({"a": 3.0, "b": 1.0}, {"a": "a3", "b": "b4"})
 
 
 def test_table_says_whether_a_goal_is_met():
@@ -71,31 +67,20 @@ def test_table_says_whether_a_goal_is_met():
 @pytest.mark.parametrize("case", TRL_LABELS["cases"], ids=lambda case: case["name"])
 def test_trl_style_collator_gives_the_labels_recorded_from_trl(case):
     words = Tokenizer(models.WordLevel({f"t{i}": i for i in range(64)}, unk_token="t63"))
-    numbers = PreTrainedTokenizerFast(
-        tokenizer_object=words,
-        pad_token=f"t{case['pad_id']}",
-        eos_token=f"t{case['eos_id']}",
-        padding_side=case["padding_side"],
-    )
+    named = {"pad_token": f"t{case['pad_id']}", "eos_token": f"t{case['eos_id']}"}
+    numbers = PreTrainedTokenizerFast(tokenizer_object=words, padding_side=case["padding_side"], **named)
     collator = collating.TrlStyleCollator(numbers, case["response"], case["instruction"])
     assert collator([{"input_ids": row} for row in case["rows"]])["labels"].tolist() == case["labels"]
 
 
-def test_collators_train_the_same_tokens(padding_tokenizer):
-    rows = material.encoded_rows(padding_tokenizer, 8)
-    slow = collating.TrlStyleCollator(
-        padding_tokenizer, chat.response_marker(padding_tokenizer), chat.instruction_marker(padding_tokenizer)
-    )
-    slow_batch = slow([{"input_ids": row["input_ids"]} for row in rows])
-    batch = CompletionCollator(padding_tokenizer)(rows)
-    for name in ("input_ids", "attention_mask", "labels"):
-        assert torch.equal(slow_batch[name], batch[name]), name
+def test_collators_train_the_same_tokens():
+    assert len(collating.measure(count=8, batch_size=4, rounds=1)) == 4  # raises where they train different ones
 
 
 def test_answers_are_the_same_one_at_a_time_batched_and_sorted(monkeypatch):
     monkeypatch.setattr(answering, "MAX_NEW_TOKENS", 12)
     tokenizer = tiny_models.build_tokenizer()
-    model = material.random_model(len(tokenizer), hidden=32, layers=1).eval()
+    model = random_model(len(tokenizer), layers=1)
     questions = [row["messages"][0]["content"] for row in material.rows(12)]
     head = model.get_output_embeddings().weight.data
     for _ in range(20):  # a random model stops early once the end token's row is long enough
@@ -153,12 +138,10 @@ def test_training_ends_with_the_same_adapter(job, name):
 
 def test_typical_batches_hold_rows_of_like_length_and_stand_for_all(padding_tokenizer):
     rows = material.encoded_rows(padding_tokenizer, 640)
-    lengths = [len(row["input_ids"]) for row in sft.typical_batches(rows, steps=4, step_rows=16)]
-    assert len(lengths) == 64
-    spreads = [max(lengths[i : i + 16]) - min(lengths[i : i + 16]) for i in range(0, 64, 16)]
-    everywhere = [len(row["input_ids"]) for row in rows]
-    assert max(spreads) < (max(everywhere) - min(everywhere)) / 2
-    assert sum(lengths) / 64 == pytest.approx(sum(everywhere) / 640, rel=0.05)
+    typical = sft.typical_batches(rows, steps=4, step_rows=16)
+    lengths, everywhere = (np.array([len(row["input_ids"]) for row in some]) for some in (typical, rows))
+    assert np.ptp(lengths.reshape(4, 16), axis=1).max() < np.ptp(everywhere) / 2
+    assert lengths.mean() == pytest.approx(everywhere.mean(), rel=0.05)
 
 
 # ----- question answering
@@ -166,8 +149,7 @@ def test_typical_batches_hold_rows_of_like_length_and_stand_for_all(padding_toke
 
 def test_span_searches_agree_and_the_usual_one_is_seen_to_miss():
     lines = qa.measure_decoding(count=6, tokens=120, looped=6, rounds=1)  # raises where ours and every pair differ
-    missed = int(re.search(r"inexact in (\d) of 6", lines[1].other_name)[1])
-    assert missed >= 3  # at the very least the three windows without a clear answer
+    assert re.search("inexact in [3-6] of 6", lines[1].other_name)  # at the least the three without a clear answer
 
 
 def test_a_search_that_misses_is_caught(monkeypatch):
@@ -190,10 +172,8 @@ def test_features_are_those_of_the_loop_over_tokens():
 @pytest.fixture(scope="module")
 def scored():
     """Rows a tenth as long as real ones, what scores them, and their scores by ours."""
-    tokenizer = scoring.build_tokenizer()
-    model = material.random_model(len(tokenizer), hidden=32, layers=1).eval()
-    model.get_output_embeddings().weight.data *= 20  # far from a uniform guess, so that a wrong token shows
-    rows = scoring.rows(12, scale=0.1)
+    tokenizer, rows = scoring.build_tokenizer(), scoring.rows(12, scale=0.1)
+    model = random_model(len(tokenizer), layers=1, sharpness=20)
     return model, tokenizer, rows, scoring.ours(model, tokenizer, rows)
 
 
@@ -257,8 +237,7 @@ def rated():
     """What rates six titles, and their ratings by ours, free and held to the scores."""
     questions = rating.questions_of(rating.titles(6))
     tokenizer = rating.build_tokenizer(questions, 1500)
-    model = material.random_model(len(tokenizer), hidden=32, layers=2).eval()
-    model.get_output_embeddings().weight.data *= 20  # far from a uniform guess, so that a wrong token shows
+    model = random_model(len(tokenizer), layers=2, sharpness=20)
     free, held = (rating.ours(model, tokenizer, questions, constrained) for constrained in (False, True))
     return model, tokenizer, questions, free, held
 
@@ -267,8 +246,7 @@ def rated():
 def test_candidates_scored_by_themselves_have_our_probabilities(rated, way):
     model, tokenizer, questions, free, _ = rated
     logs = way(model, tokenizer, questions[:3])
-    assert logs.shape == (3, 101)
-    assert free.probability.max() > 0.1
+    assert logs.shape == (3, 101) and free.probability.max() > 0.1
     rating.check("this way", logs, free)
 
 
@@ -285,8 +263,7 @@ def test_a_wrong_probability_or_mass_is_caught(rated):
     free = rated[-2]
     logs = np.log(free.probability) + np.log(free.mass)[:, None]
     rating.check("same", logs, free)
-    likeliest = free.probability[1].argmax()
-    off = logs.copy()
+    off, likeliest = logs.copy(), free.probability[1].argmax()
     off[1, likeliest] += 2e-5 / free.probability[1, likeliest] / (1 - free.probability[1, likeliest])
     with pytest.raises(AssertionError, match=r"off: a score's probability .* by 2\.0e-05"):
         rating.check("off", off, free)
@@ -306,7 +283,7 @@ def test_a_tree_whose_branches_see_each_other_is_caught(monkeypatch):
 
 def test_free_generation_says_the_same_one_at_a_time_and_in_batches(rated, monkeypatch):
     tokenizer, questions = rated[1:3]
-    model = material.random_model(len(tokenizer), hidden=32, layers=2).eval()
+    model = random_model(len(tokenizer), layers=2)
     model.get_output_embeddings().weight.data[tokenizer.eos_token_id] *= 50  # it would stop at once wherever it may
     monkeypatch.setattr(rating, "BATCH", 4)
     texts = rating.one_at_a_time(model, tokenizer, questions)
@@ -358,18 +335,13 @@ def test_default_shape_is_the_7b():
 
 
 TINY_ROWS = {  # program -> its options, the rows of its table
-    gpu: ("--step-rows 4 --peak-tflops 1", ["recipe", "article's recipe", "ours"]),
-    gpu_scoring: ("--rows 4", ["five passes in batches of 10 (article)", "one text at a time", "ours"]),
+    gpu: ("--step-rows 4 --peak-tflops 1", "recipe; article's recipe; ours"),
+    gpu_scoring: ("--rows 4", "five passes in batches of 10 (article); one text at a time; ours"),
     gpu_rating: (
         "--prompts 5 --step-rows 4",
-        [
-            "rating, ours",
-            "rating, ours, held to scores",
-            "rating, free generation, sorted batches of 64",
-            "rating, free generation, one prompt at a time (article)",
-            "training, 4 rows a step, padded",
-            "training, 4 rows a step, packed",
-        ],
+        "rating, ours; rating, ours, held to scores; rating, free generation, sorted batches of 64; "
+        "rating, free generation, one prompt at a time (article); "
+        "training, 4 rows a step, padded; training, 4 rows a step, packed",
     ),
 }
 
@@ -379,10 +351,8 @@ def test_gpu_bench_runs_on_the_cpu_when_told_to(program, capsys, monkeypatch):
     options, names = TINY_ROWS[program]
     shape = TINY_SHAPE.removesuffix("--steps 1") if program is gpu_scoring else TINY_SHAPE
     program.main([*shape.split(), *options.split()])
-    rows = [
-        [cell.strip() for cell in line.split("|")] for line in capsys.readouterr().out.splitlines() if line[:2] == "| "
-    ]
-    assert [row[1] for row in rows][-len(names) :] == names
+    rows = [re.split(r" *\| *", line) for line in capsys.readouterr().out.splitlines() if line[:2] == "| "]
+    assert [row[1] for row in rows][-len(names.split("; ")) :] == names.split("; ")
     assert all(float(row[2].replace(",", "")) > 0 for row in rows[1:])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit, match="no CUDA device found"):

@@ -3,11 +3,9 @@
 One server and one browser for the file. The browser's tests skip where Chromium or its driver is missing.
 """
 
-import contextlib
 import copy
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -22,7 +20,6 @@ from urllib.parse import urlsplit
 import pytest
 import torch
 from gradio_client import Client
-from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 from tokenizers import AddedToken
@@ -31,12 +28,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2
 from scripts import chat, generation
 from scripts.models import checkpoint
 from scripts.profiles import ROOT, load_profile
+from tests.test_site import chromium
 from tools import chat_page
 from tools.chat_page import Asked, Model, Page, Settings, Turn, check, conversation, respond, stream
 
 QUESTIONS = ["钟离来自哪里？", "请问，温迪先生，他使用的是什么元素？", "刻晴的性格", "凝光的职务是什么"]
 GREEDY = Settings(temperature=0, max_new_tokens=40, max_seconds=60)
-CHROMIUM, DRIVER = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
 PATIENCE = 90  # seconds; the machine may be busy
 
 
@@ -101,19 +98,18 @@ def test_closing_the_iterator_as_a_closed_page_does_ends_the_generation(endless,
     next(answer)
     answer.close()
     used = endless.passes
-    assert 0 < used < 30_000
     list(stream(endless, tokenizer, QUESTIONS[0], Settings(0, 2, 60)))
-    assert endless.passes == used + 2, "the closed one went on"
+    assert 0 < used < 30_000 and endless.passes == used + 2, "the closed one went on"
 
 
 def test_sampling_uses_the_whole_vocabulary_whatever_the_checkpoint_prefers(endless, tokenizer):
     own = endless.generation_config
     own.do_sample, own.top_k, own.top_p = True, 1, 0.01
-    hot = Settings(2, 8, 60)
-    said = {list(stream(endless, tokenizer, QUESTIONS[0], hot))[-1][0] for _ in range(4)}
-    assert len(said) > 1 and str(hot) == "temperature 2, ≤ 8 tokens"
-    greedy = {list(stream(endless, tokenizer, QUESTIONS[0], Settings(0, 8, 60)))[-1][0] for _ in range(4)}
-    assert len(greedy) == 1
+    for temperature, several in ((2, True), (0, False)):
+        settings = Settings(temperature, 8, 60)
+        said = [list(stream(endless, tokenizer, QUESTIONS[0], settings))[-1] for _ in range(4)]
+        assert (len({text for text, _ in said}) > 1) is several
+        assert said[0][1].startswith("temperature 2, ≤ 8 tokens") is several
 
 
 class Saying(Qwen2ForCausalLM):
@@ -131,19 +127,14 @@ class Saying(Qwen2ForCausalLM):
         return torch.cat([input_ids, torch.tensor([self.ids])], dim=1)
 
 
-def test_a_think_part_is_not_shown_as_the_answer(tokenizer):
-    model = Saying(tokenizer("<think>岩</think>雷")["input_ids"] + [tokenizer.eos_token_id], len(tokenizer))
-    parts = list(stream(model, tokenizer, QUESTIONS[0], GREEDY))
-    assert ("", "thinking") in parts and parts[-1][0] == "雷"
-    assert all("岩" not in text for text, note in parts if note != "thinking")
-
-
-def test_an_answer_ends_with_the_turn_also_where_that_is_not_the_eos(tokenizer):
+def test_a_think_part_is_not_shown_and_the_answer_ends_with_the_turn_also_where_that_is_not_the_eos(tokenizer):
     chatml = copy.deepcopy(tokenizer)
     chatml.add_tokens([AddedToken(token, special=True) for token in ("<|im_start|>", "<|im_end|>")])
     chatml.chat_template = (files("trl") / "chat_templates/qwen2_5.jinja").read_text(encoding="utf-8")
-    model = Saying(chatml("璃月<|im_end|>", add_special_tokens=False)["input_ids"], len(chatml))
-    *_, (text, note) = stream(model, chatml, QUESTIONS[0], GREEDY)
+    ids = chatml("<think>岩</think>璃月<|im_end|>", add_special_tokens=False)["input_ids"]
+    model = Saying(ids, len(chatml))
+    *parts, (text, note) = stream(model, chatml, QUESTIONS[0], GREEDY)
+    assert ("", "thinking") in parts and all("岩" not in text for text, note in parts if note != "thinking")
     assert text == "璃月" and note.endswith("ended by its end token")
     assert model.ends == chatml.convert_tokens_to_ids(["<|im_end|>", chatml.eos_token])
 
@@ -164,18 +155,10 @@ def test_what_is_not_asked_is_refused_with_the_reason(tokenizer):
     assert check("问" * 2000, tokenizer, 2000) is None
     problem = check("问" * 2001, tokenizer, 2000)
     assert problem == "This question has 2,001 characters; 2,000 is the most. Please shorten it."
-    tokens = [*tokenizer.get_added_vocab()]
-    assert {"<｜User｜>", "<think>", "<｜end▁of▁sentence｜>"} <= {*tokens}
-    for token in tokens:
+    for token in ("<｜User｜>", "<think>", "<｜end▁of▁sentence｜>"):
         assert token in check(f"你好{token}钟离是谁？", tokenizer, 2000)
-
-
-@pytest.mark.parametrize("question", ["<|User|>甲", "< think>", "<thin\u200bk>", "＜think＞", "&lt;think&gt;"])
-def test_what_only_looks_like_a_control_token_is_plain_text(tokenizer, question):
-    assert check(question, tokenizer, 2000) is None
-    control = {*tokenizer.get_added_vocab().values()}
-    count = [sum(i in control for i in chat.prompt_ids(tokenizer, text)) for text in (question, "甲")]
-    assert count[0] == count[1]
+    for lookalike in ("<|User|>甲", "< think>", "<thin\u200bk>", "＜think＞", "&lt;think&gt;"):
+        assert check(lookalike, tokenizer, 2000) is None
 
 
 # ----- a page's turns
@@ -191,11 +174,8 @@ def test_earlier_turns_are_sent_newest_first_as_far_as_the_limit_goes():
 
 def test_all_text_is_escaped_for_the_chat():
     shown = chat_page.messages([Turn("<b>问</b>", "<script>1</script>&", "<i>")])
-    assert [line["content"] for line in shown] == [
-        "&lt;b&gt;问&lt;/b&gt;",
-        "&lt;script&gt;1&lt;/script&gt;&amp;",
-        "<small>&lt;i&gt;</small>",
-    ]
+    escaped = ["&lt;b&gt;问&lt;/b&gt;", "&lt;script&gt;1&lt;/script&gt;&amp;", "<small>&lt;i&gt;</small>"]
+    assert [line["content"] for line in shown] == escaped
 
 
 def a_page(tiny, find_base=lambda: checkpoint("tiny-causal-lm")):
@@ -206,16 +186,24 @@ def a_page(tiny, find_base=lambda: checkpoint("tiny-causal-lm")):
     return Page({"tuned": tuned, "base": base}, 2000, GREEDY)
 
 
+def ask(page, question, asked=None, choice="tuned"):
+    return chat_page.ask(page, question, choice, 0, 40, False, asked, [], [])
+
+
+def last_turns(page, asked, turns=(), name="tuned"):
+    return list(respond(page.models[name], 2000, asked, [*turns]))[-1][1]
+
+
 def test_a_question_goes_to_the_models_chosen_and_the_base_is_loaded_at_its_first(tiny):
     found = []
     page = a_page(tiny, lambda: found.append(1) or checkpoint("tiny-causal-lm"))
-    _, _, asked, *_ = chat_page.ask(page, QUESTIONS[0], "tuned", 0, 40, False, None, [], [])
-    base, tuned = (list(respond(page.models[name], 2000, asked, [])) for name in ("base", "tuned"))
-    assert len(base) == 1 and not found and tuned[-1][1][0].text == alone(tiny, QUESTIONS[:1])[0]
+    asked = ask(page, QUESTIONS[0])[2]
+    assert len(list(respond(page.models["base"], 2000, asked, []))) == 1 and not found
+    assert last_turns(page, asked)[0].text == alone(tiny, QUESTIONS[:1])[0]
     for _ in range(2):
-        _, _, asked, *_ = chat_page.ask(page, QUESTIONS[1], "both", 0, 40, False, asked, [], [])
-        answers = {name: list(respond(page.models[name], 2000, asked, []))[-1][1][0].text for name in page.models}
-        assert answers == dict.fromkeys(["tuned", "base"], alone(tiny, QUESTIONS[1:2])[0])
+        asked = ask(page, QUESTIONS[1], asked, "both")[2]
+        answers = {last_turns(page, asked, name=name)[0].text for name in page.models}
+        assert answers == {*alone(tiny, QUESTIONS[1:2])}
     assert found == [1]
 
 
@@ -224,18 +212,17 @@ def test_the_switch_sends_earlier_turns_and_the_note_says_so(tiny):
     three = [("user", "钟离是谁？"), ("assistant", "钟离来自璃月"), ("user", QUESTIONS[2])]
     *_, (expected, _) = stream(*tiny, [{"role": role, "content": text} for role, text in three], GREEDY)
     for switch, text in ((True, expected), (False, alone(tiny, QUESTIONS[2:3])[0])):
-        asked = Asked(QUESTIONS[2], GREEDY, switch, {"tuned": False})
-        last = list(respond(page.models["tuned"], 2000, asked, turns))[-1][1][-1]
+        last = last_turns(page, Asked(QUESTIONS[2], GREEDY, switch, {"tuned": False}), turns)[-1]
         assert last.text == text and last.note.endswith(" · earlier turns sent: 1") is switch
 
 
 def test_a_second_question_waits_for_the_first_ones_answer(tiny):
     page = a_page(tiny)
-    _, _, asked, *_ = chat_page.ask(page, QUESTIONS[0], "tuned", 0, 40, False, None, [], [])
-    _, message, again, *_ = chat_page.ask(page, QUESTIONS[1], "tuned", 0, 40, False, asked, [], [])
+    asked = ask(page, QUESTIONS[0], None)[2]
+    _, message, again, *_ = ask(page, QUESTIONS[1], asked)
     assert "still being answered" in message.value and not isinstance(again, Asked)
-    list(respond(page.models["tuned"], 2000, asked, []))
-    assert isinstance(chat_page.ask(page, QUESTIONS[1], "tuned", 0, 40, False, asked, [], [])[2], Asked)
+    last_turns(page, asked)
+    assert isinstance(ask(page, QUESTIONS[1], asked)[2], Asked)
 
 
 def test_clear_forgets_the_answer_that_runs(endless, tokenizer, tiny):
@@ -255,14 +242,11 @@ def test_an_error_becomes_the_note_and_the_next_question_is_answered(tiny, token
 
     page = a_page(tiny)
     page.models["tuned"].parts = SimpleNamespace(generate=generate, device="cpu", config=tiny[0].config), tokenizer
-    asked = Asked(QUESTIONS[0], GREEDY, False, {"tuned": False})
-    lines, turns = list(respond(page.models["tuned"], 2000, asked, []))[-1]
+    asked = ask(page, QUESTIONS[0])[2]
+    turns = last_turns(page, asked)
     assert turns == [Turn(QUESTIONS[0], "", "No answer: OutOfMemoryError: CUDA out of memory. <b>")]
-    assert "CUDA out of memory. &lt;b&gt;" in lines[-1]["content"] and not asked.open
     page.models["tuned"].parts = tiny
-    asked = Asked(QUESTIONS[0], GREEDY, False, {"tuned": False})
-    _, turns = list(respond(page.models["tuned"], 2000, asked, turns))[-1]
-    assert len(turns) == 2 and turns[1].text == alone(tiny, QUESTIONS[:1])[0]
+    assert last_turns(page, ask(page, QUESTIONS[0], asked)[2], turns)[1].text == alone(tiny, QUESTIONS[:1])[0]
 
 
 # ----- the command
@@ -333,19 +317,8 @@ def test_the_page_as_served_names_no_script_style_or_font_elsewhere(server):
 
 @pytest.fixture(scope="module")
 def browser(server, tmp_path_factory):
-    """Headless Chromium that records its requests."""
-    if not (CHROMIUM and DRIVER):
-        pytest.skip(f"no {'chromedriver' if CHROMIUM else 'Chromium'} on this machine")
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    flags = "headless=new no-sandbox disable-gpu disable-quic no-first-run disable-background-networking"
-    for flag in f"{flags} disable-component-update disable-sync window-size=1100,1000".split():
-        options.add_argument(f"--{flag}")
-    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('chromium')}")
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
+    with chromium(tmp_path_factory.mktemp("chromium"), "--window-size=1100,1000") as driver:
+        yield driver
 
 
 @pytest.fixture
@@ -433,14 +406,10 @@ def test_in_the_browser_no_request_leaves_this_machine(page, server):
 def test_in_the_browser_a_phone_needs_no_sideways_scrolling(page):
     size = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
     page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    try:
-        choose(page, "both")
-        type_and_ask(page, "长" * 200 + "W" * 200, "tuned", "base")
-        width, inner = page.execute_script("return [document.documentElement.scrollWidth, window.innerWidth]")
-        assert width <= inner == 390
-        for name in ("tuned", "base"):
-            rect = page.find_element(By.ID, f"chat-{name}").rect
-            assert rect["x"] >= 0 and rect["x"] + rect["width"] <= 390
-    finally:
-        with contextlib.suppress(Exception):
-            page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    choose(page, "both")
+    type_and_ask(page, "长" * 200 + "W" * 200, "tuned", "base")
+    width, inner = page.execute_script("return [document.documentElement.scrollWidth, window.innerWidth]")
+    assert width <= inner == 390
+    for name in ("tuned", "base"):
+        rect = page.find_element(By.ID, f"chat-{name}").rect
+        assert rect["x"] >= 0 and rect["x"] + rect["width"] <= 390

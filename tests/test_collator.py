@@ -3,18 +3,17 @@
 import json
 import random
 from collections import Counter
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, models
-from transformers import PreTrainedTokenizerFast
-from trl.chat_template_utils import get_training_chat_template
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from scripts.collator import (
     CUT_OFF,
-    FATES,
     NO_INSTRUCTION,
     NO_RESPONSE,
     NOTHING_AFTER,
@@ -61,57 +60,31 @@ def write_trl_labels():
 ONE_TURN = [*USER, 30, 31, *ASSISTANT, 40, EOS]
 
 
+TWO_TURNS = [*USER, 30, *ASSISTANT, 40, EOS, *USER, 31, *ASSISTANT, 41, EOS]
+
+
 @pytest.mark.parametrize(
     ("row", "instruction_marker", "labels", "fate"),
     [
         (ONE_TURN, None, [X, X, X, X, X, X, 40, EOS], TRAINED),
-        (ONE_TURN, USER, [X, X, X, X, X, X, 40, EOS], TRAINED),
-        # The end-of-sequence token alone is an answer: the model learns to stop at once.
-        ([*USER, *ASSISTANT, EOS], None, [X, X, X, X, EOS], TRAINED),
         # Every answer of a conversation, each with its end token; the user's turns carry none.
-        (
-            [*USER, 30, *ASSISTANT, 40, EOS, *USER, 31, *ASSISTANT, 41, EOS],
-            USER,
-            [X, X, X, X, X, 40, EOS, X, X, X, X, X, 41, EOS],
-            TRAINED,
-        ),
+        (TWO_TURNS, USER, [X, X, X, X, X, 40, EOS, X, X, X, X, X, 41, EOS], TRAINED),
         # The same without an instruction marker: the last answer only, and the fate says that there was another.
-        (
-            [*USER, 30, *ASSISTANT, 40, EOS, *USER, 31, *ASSISTANT, 41, EOS],
-            None,
-            [X, X, X, X, X, X, X, X, X, X, X, X, 41, EOS],
-            REPEATED,
-        ),
-        # A conversation that ends with the user's turn.
-        ([*USER, 30, *ASSISTANT, 40, *USER, 31], USER, [X, X, X, X, X, 40, X, X, X], TRAINED),
+        (TWO_TURNS, None, [X] * 12 + [41, EOS], REPEATED),
         ([*USER, 30, 31], None, [X, X, X, X], NO_RESPONSE),
         ([], None, [], NO_RESPONSE),
         ([30, *ASSISTANT, 40], USER, [X, X, X, X], NO_INSTRUCTION),
         ([*USER, 30, 20], None, [X, X, X, X], CUT_OFF),
         ([21, 40, EOS], None, [X, X, X], CUT_OFF),
         ([*USER, 30, *ASSISTANT], None, [X, X, X, X, X], NOTHING_AFTER),
-        ([*USER, 30, *ASSISTANT], USER, [X, X, X, X, X], NOTHING_AFTER),
-        # The first id of a marker is not the marker.
-        ([*USER, 20, *ASSISTANT, 20, 40], None, [X, X, X, X, X, 20, 40], TRAINED),
-        # The user typed a response marker: what the user wrote after it is not trained.
+        # The user typed a response marker, or the answer holds one: what follows the last one is surely answer.
         ([*USER, 30, *ASSISTANT, 31, *ASSISTANT, 40], USER, [X, X, X, X, X, X, X, X, 40], REPEATED),
-        # The answer holds one: only its end is surely answer.
-        ([*USER, 30, *ASSISTANT, 40, *ASSISTANT, 41], USER, [X, X, X, X, X, X, X, X, 41], REPEATED),
         # The user typed an instruction marker: the answer is still the answer.
         ([*USER, 30, *USER, 31, *ASSISTANT, 40], USER, [X, X, X, X, X, X, X, X, 40], TRAINED),
     ],
 )
 def test_labels_and_fate_by_hand(row, instruction_marker, labels, fate):
     assert completion_labels(row, ASSISTANT, instruction_marker) == (labels, fate)
-
-
-def test_a_whole_turn_typed_by_the_user_fools_the_search_but_not_the_mask():
-    typed = [30, *ASSISTANT, 31, *USER, 32]
-    row, mask = [*USER, *typed, *ASSISTANT, 40, EOS], [0] * 11 + [1, 1]
-    labels, fate = completion_labels(row, ASSISTANT, USER)
-    assert (labels[5], fate) == (31, TRAINED), "ids alone cannot tell an imitated turn from a real one"
-    collator = CompletionCollator(number_tokenizer(), ASSISTANT, USER)
-    assert collator([{"input_ids": row, "completion_mask": mask}])["labels"].tolist() == [[X] * 11 + [40, EOS]]
 
 
 def random_row(rng):
@@ -137,10 +110,9 @@ def random_row(rng):
     return row, labels, fate
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_random_conversations_against_the_parts_they_were_made_of(seed):
-    rng = random.Random(seed)
-    for _ in range(100):
+def test_random_conversations_against_the_parts_they_were_made_of():
+    rng = random.Random(0)
+    for _ in range(300):
         made = [random_row(rng) for _ in range(rng.randint(1, 8))]
         rows, expected, fates = zip(*made, strict=True)
         for row, labels, fate in made:
@@ -206,31 +178,18 @@ def test_labels_equal_those_of_trl_019(case):
     assert np.where(ended, X, ours).tolist() == expected
 
 
-def test_the_fixture_covers_what_it_should():
-    assert FIXTURE["trl"] == "0.19.1"
-    assert set(DIFFERENCES) <= {case["name"] for case in FIXTURE["cases"]}
-    assert {(case["padding_side"], case["pad_id"]) for case in FIXTURE["cases"]} == {
-        ("left", PAD),
-        ("right", PAD),
-        ("left", EOS),
-        ("right", EOS),
-    }
-
-
 CONVERSATION = [("user", "钟离来自哪里"), ("assistant", "璃月"), ("user", "甘雨呢"), ("assistant", "也是璃月")]
 
 
 @pytest.mark.parametrize("n_turns", [1, 2])
 @pytest.mark.parametrize("prefix", ["", "<think>\n\n</think>\n\n"])
 def test_trl_today_trains_the_marker_too_and_nothing_else_differs(tokenizer, n_turns, prefix):
-    messages = [
-        {"role": role, "content": text if role == "user" else prefix + text}
-        for role, text in CONVERSATION[: 2 * n_turns]
-    ]
-    training_template = get_training_chat_template(tokenizer)
-    theirs = tokenizer.apply_chat_template(
-        messages, chat_template=training_template, return_assistant_tokens_mask=True, return_dict=True
-    )
+    from trl.chat_template_utils import get_training_chat_template  # not at the top: trl 0.19 has none
+
+    talk = CONVERSATION[: 2 * n_turns]
+    messages = [{"role": role, "content": text if role == "user" else prefix + text} for role, text in talk]
+    wanted = {"return_assistant_tokens_mask": True, "return_dict": True}
+    theirs = tokenizer.apply_chat_template(messages, chat_template=get_training_chat_template(tokenizer), **wanted)
     user, assistant = tokenizer.convert_tokens_to_ids(["<｜User｜>", "<｜Assistant｜>"])
     marker = [assistant, *tokenizer.encode(prefix, add_special_tokens=False)]
     ids = theirs["input_ids"]
@@ -240,9 +199,8 @@ def test_trl_today_trains_the_marker_too_and_nothing_else_differs(tokenizer, n_t
     ours, theirs = np.array(labels) != X, np.array(theirs["assistant_masks"]) == 1
     assert np.array(ids)[theirs & ~ours].tolist() == marker * n_turns
     assert not (ours & ~theirs).any()
-    assert tokenizer.decode([x for x in labels if x != X]) == "".join(
-        text + tokenizer.eos_token for role, text in CONVERSATION[: 2 * n_turns] if role == "assistant"
-    )
+    answers = [text + tokenizer.eos_token for role, text in talk if role == "assistant"]
+    assert tokenizer.decode([x for x in labels if x != X]) == "".join(answers)
 
 
 # ----- batches
@@ -261,12 +219,8 @@ def test_padded_by_hand_with_pad_equal_to_eos():
         "attention_mask": [[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]],
         "labels": [[X, X, X, 40, EOS], [X, 32, EOS, X, X]],
     }
-    batch = CompletionCollator(number_tokenizer(EOS, "left"))(MASKED_ROWS)
-    assert {key: value[1].tolist() for key, value in batch.items()} == {
-        "input_ids": [EOS, EOS, 2, 32, EOS],
-        "attention_mask": [0, 0, 1, 1, 1],
-        "labels": [X, X, X, 32, EOS],
-    }
+    left = CompletionCollator(number_tokenizer(EOS, "left"))(MASKED_ROWS)
+    assert left["labels"][1].tolist() == [X, X, X, 32, EOS] and left["attention_mask"][1].tolist() == [0, 0, 1, 1, 1]
 
 
 def test_packed_by_hand():
@@ -306,24 +260,12 @@ def test_faulty_rows_carry_no_loss_and_are_counted():
     assert collator.fates == {TRAINED: 2, NO_RESPONSE: 2, NOTHING_MARKED: 2, NOTHING_AFTER: 2}
 
 
-# ----- bad inputs
-
-
-@pytest.mark.parametrize(
-    ("row", "instruction_marker", "fate", "begins"),
-    [
-        ([*USER, 30], None, NO_RESPONSE, "t10 t11 t30"),
-        ([*USER, 30, 20], None, CUT_OFF, "t10 t11 t30 t20"),
-        ([30, *ASSISTANT, 40], USER, NO_INSTRUCTION, "t30 t20 t21 t40"),
-        ([*USER, *ASSISTANT], None, NOTHING_AFTER, "t10 t11 t20 t21"),
-        ([*ASSISTANT, 40, *ASSISTANT, 41], None, REPEATED, "t20 t21 t40 t20 t21 t41"),
-    ],
-)
-def test_a_faulty_row_is_named_with_its_fate_its_text_and_what_mends_it(row, instruction_marker, fate, begins):
-    collator = CompletionCollator(number_tokenizer(), ASSISTANT, instruction_marker)
+def test_a_faulty_row_is_named_with_its_fate_its_text_and_what_mends_it():
+    collator = CompletionCollator(number_tokenizer(), ASSISTANT)
     with pytest.raises(ValueError) as error:
-        collator([{"input_ids": [*USER, *ASSISTANT, 40]}, {"input_ids": row}])
-    assert str(error.value) == f"row 1 of the batch: {fate}. It begins {begins!r}. To mend it: {FATES[fate]}"
+        collator([{"input_ids": ONE_TURN}, {"input_ids": [30, *ASSISTANT]}])
+    said = "row 1 of the batch: nothing after the marker. It begins 't30 t20 t21'. To mend it: put the answer and its "
+    assert str(error.value) == said + "end-of-sequence token after the marker"
     assert not collator.fates, "a batch that was refused is not counted"
 
 
@@ -332,42 +274,20 @@ def test_a_faulty_row_is_named_with_its_fate_its_text_and_what_mends_it(row, ins
     [
         ({}, [], "the batch is empty"),
         ({}, [{"input_ids": []}], "row 0 of the batch has no tokens"),
-        (
-            {},
-            [*MASKED_ROWS, {"input_ids": [30, 31]}],
-            "row 2 .* no completion_mask and .* no response_marker.*remove_unused_columns=False.*completion_only_loss=True",
-        ),
-        (
-            {},
-            [{"input_ids": [30, 31, 32], "completion_mask": [0, 1]}],
-            "row 0 of the batch has 3 input_ids and 2 values of completion_mask",
-        ),
+        ({}, [*MASKED_ROWS, {"input_ids": [30]}], "row 2 .* no completion_mask and .* no response_marker.*give one"),
+        ({}, [{"input_ids": [30, 31], "completion_mask": [1]}], "has 2 input_ids and 1 values of completion_mask"),
         ({}, [{"input_ids": [30, 31], "completion_mask": [1, 0]}], "row 0 of the batch: nothing marked"),
-        (
-            {"on_fault": "mask"},
-            [{"input_ids": [30, 31], "completion_mask": [0, 0]}] * 2,
-            r"none of the 2 rows of this batch carries loss: \{'nothing marked': 2\}",
-        ),
+        ({"on_fault": "mask"}, [{"input_ids": [30], "completion_mask": [0]}], "none of .* loss: {'nothing marked': 1}"),
+        ({"on_fault": "skip"}, None, "on_fault is 'skip'; it can be 'raise' or 'mask'"),
+        ({"response_marker": "<think>"}, None, "response_marker is '<think>'; it must be a list of at least one"),
+        ({"response_marker": []}, None, r"response_marker is \[\]"),
+        ({"instruction_marker": ["t10"]}, None, r"instruction_marker is \['t10'\]; it must be"),
+        ({"response_marker": [20], "instruction_marker": [20]}, None, r"both markers are \[20\]"),
     ],
 )
-def test_bad_batches(options, features, message):
+def test_bad_settings_and_batches_are_refused(options, features, message):
     with pytest.raises(ValueError, match=message):
         CompletionCollator(number_tokenizer(), **options)(features)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"on_fault": "skip"}, "on_fault is 'skip'; it can be 'raise' or 'mask'"),
-        ({"response_marker": "<think>"}, "response_marker is '<think>'; it must be a list of at least one token id"),
-        ({"response_marker": []}, r"response_marker is \[\]"),
-        ({"response_marker": ASSISTANT, "instruction_marker": ["t10"]}, r"instruction_marker is \['t10'\]; it must be"),
-        ({"response_marker": ASSISTANT, "instruction_marker": ASSISTANT}, r"both markers are \[20, 21\]"),
-    ],
-)
-def test_bad_settings(options, message):
-    with pytest.raises(ValueError, match=message):
-        CompletionCollator(number_tokenizer(), **options)
 
 
 def test_padding_needs_a_pad_token():
@@ -383,21 +303,10 @@ def test_padding_needs_a_pad_token():
 
 @pytest.fixture(scope="module")
 def model():
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
     torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        initializer_range=0.3,
-        attn_implementation="sdpa",
-        tie_word_embeddings=False,
-    )
-    return Qwen2ForCausalLM(config)
+    shape = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    shape |= {"num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": False}
+    return Qwen2ForCausalLM(Qwen2Config(**shape, initializer_range=0.3, attn_implementation="sdpa"))
 
 
 def random_features(n_rows=7, seed=0):
@@ -452,8 +361,6 @@ def test_packed_rows_do_not_see_each_other_but_would_with_a_cache(model):
 
 @pytest.mark.parametrize(("kind", "packed"), [("Trainer", False), ("Trainer", True), ("SFT", False), ("SFT", True)])
 def test_a_training_step_of_both_trainers_reports_the_loss_of_the_loop(model, tmp_path, kind, packed):
-    from copy import deepcopy
-
     from datasets import Dataset
     from transformers import Trainer, TrainingArguments
     from trl import SFTConfig, SFTTrainer
@@ -470,13 +377,9 @@ def test_a_training_step_of_both_trainers_reports_the_loss_of_the_loop(model, tm
     else:
         trainer_class, args = Trainer, TrainingArguments(str(tmp_path), remove_unused_columns=False, **shared)
     tokenizer = number_tokenizer(EOS)
-    trainer = trainer_class(
-        model=deepcopy(model),
-        args=args,
-        train_dataset=Dataset.from_list(features),
-        processing_class=tokenizer,
-        data_collator=CompletionCollator(tokenizer, packed=packed) if packed or kind == "Trainer" else None,
-    )
+    ours = CompletionCollator(tokenizer, packed=packed) if packed or kind == "Trainer" else None
+    inputs = {"train_dataset": Dataset.from_list(features), "processing_class": tokenizer, "data_collator": ours}
+    trainer = trainer_class(model=deepcopy(model), args=args, **inputs)
     with torch.no_grad():
         expected = loss_row_by_row(model, features).item()
     assert trainer.train().training_loss == pytest.approx(expected, abs=1e-4)

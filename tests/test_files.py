@@ -6,7 +6,16 @@ import datasets
 import pytest
 from datasets import Dataset
 
-from scripts.files import DataError, decode, find_files, first_few, load_hub, read_text
+from scripts.files import (
+    DataError,
+    csv_records,
+    decode,
+    find_files,
+    first_few,
+    load_hub,
+    parse_json,
+    read_text,
+)
 from scripts.profiles import ROOT
 
 TEXT = "钟离来自璃月，他是往生堂的客卿。"
@@ -95,4 +104,39 @@ def test_what_is_no_path_is_a_hub_id_with_its_split(monkeypatch):
 
 
 def test_the_first_few_and_how_many_more():
-    assert first_few([2, 5, 2, 9], 5) == "2, 5, 9" and first_few("abca", 2) == "a, b and 1 more"
+    assert first_few([2, 5, 2, 9], 5) == "2, 5, 9" and first_few("abca", 2) == "a, b, …"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 100_000, "nested too deep"),
+        (f"[{'1' * 5_000}]", "x.json: .*digits"),
+        ('{"a": 1,}', "line 1, column 9: not JSON"),
+        ('{"a": 1, "a": 2}', "x.json: a: stands more than once"),
+    ],
+)
+def test_json_that_is_none_or_too_much_is_refused(text, message):
+    with pytest.raises(DataError, match=message):
+        parse_json(text, "x.json")
+
+
+def test_csv_keeps_quotes_and_line_breaks_and_says_where_a_record_begins():
+    text = 'a,b\n\n"写""三""字","一\n二"\n三,四\n'
+    assert csv_records(text, "x.csv") == [(1, ["a", "b"]), (3, ['写"三"字', "一\n二"]), (5, ["三", "四"])]
+
+
+@pytest.mark.parametrize("row", ['"写"三"字",,三', '问,"答\n问,答'])
+def test_a_stray_quote_in_csv_is_refused_and_swallows_nothing(row):
+    with pytest.raises(DataError, match=r"x\.csv: the record that begins in line 2 is not CSV"):
+        csv_records(f"a,b,c\n{row}\n", "x.csv")
+
+
+def test_a_path_that_no_file_can_have_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"holds NUL"):
+        find_files("data/a\0.json", None, (".json",))
+    (tmp_path / "x.json").symlink_to(tmp_path / "x.json")
+    with pytest.raises(DataError, match=r"x\.json: no such file"):
+        find_files(tmp_path / "x.json", None, (".json",))
+    with pytest.raises(DataError, match=r"x\.json: no such file"):  # as one of a folder
+        decode(find_files(tmp_path, None, (".json",))[0])

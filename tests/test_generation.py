@@ -1,27 +1,25 @@
-"""Asking: batched as one at a time, killed and resumed, greedy whatever the model's own settings say."""
+"""Asking: batched as one at a time, killed and resumed, greedy whatever the model's own settings say; padded on the left."""
 
 import copy
 import json
-import os
 import signal
 import subprocess
 import sys
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, Qwen2Config, Qwen2ForCausalLM, set_seed
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, Qwen2ForCausalLM, set_seed
 
 from scripts import chat
 from scripts.artifacts import read_jsonl
 from scripts.generation import answer
 from scripts.models import checkpoint
 from scripts.profiles import ROOT
+from tests.test_models import tiny
 
 # Prompts of different length, so that a batch needs padding; about people whom the tiny model never met.
-QUESTIONS = [
-    "钟离来自哪里？",
-    "请问，温迪先生，他使用的是什么元素？",
-    "刻晴的性格",
+QUESTIONS = ["钟离来自哪里？", "请问，温迪先生，他使用的是什么元素？", "刻晴的性格"]
+QUESTIONS += [
     "不好意思，我想了解，关于胡桃，她究竟是什么身份，平日里又做什么工作呢？",
     "魈是男是女？",
     "凝光的职务是什么",
@@ -31,25 +29,17 @@ QUESTIONS = [
 
 @pytest.fixture(scope="module")
 def real():
-    """(model, tokenizer): the tiny causal LM as the notebooks load it."""
+    """(model, tokenizer): the tiny causal LM, and a tokenizer that by habit pads on the right, where no answer could follow."""
     folder = checkpoint("tiny-causal-lm")
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return model, AutoTokenizer.from_pretrained(folder, padding_side="right")
 
 
 @pytest.fixture(scope="module")
 def random_model(tokenizer):
     """Random weights, which never end an answer by themselves."""
     set_seed(0)
-    config = Qwen2Config(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    return Qwen2ForCausalLM(config)
+    return Qwen2ForCausalLM(tiny(vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id))
 
 
 class Scripted(torch.nn.Module):
@@ -60,7 +50,7 @@ class Scripted(torch.nn.Module):
         self.tokenizer, self.texts, self.batches = tokenizer, texts, []
 
     device = torch.device("cpu")
-    filler = None  # what stands after an answer that ended before others; None: the pad token
+    pad = 9  # what stands after an answer that ended before others: a token that tells nothing
 
     @property
     def asked(self):
@@ -68,7 +58,6 @@ class Scripted(torch.nn.Module):
 
     def generate(self, input_ids, attention_mask, generation_config):
         eos = self.tokenizer.eos_token_id
-        pad = self.filler or generation_config.pad_token_id
         real = [ids[mask.bool()] for ids, mask in zip(input_ids, attention_mask, strict=True)]
         asked = [self.tokenizer.decode(ids).split("<｜User｜>")[1].split("<｜Assistant｜>")[0] for ids in real]
         self.batches.append(asked)
@@ -78,10 +67,7 @@ class Scripted(torch.nn.Module):
             ids = self.tokenizer(text.removesuffix("."), add_special_tokens=False)["input_ids"]
             new.append((ids + [eos] * text.endswith("."))[: generation_config.max_new_tokens])
         width = max(map(len, new))
-        return torch.cat([input_ids, torch.tensor([ids + [pad] * (width - len(ids)) for ids in new])], dim=1)
-
-
-# ----- the answers
+        return torch.cat([input_ids, torch.tensor([ids + [self.pad] * (width - len(ids)) for ids in new])], dim=1)
 
 
 def test_batched_answers_equal_those_asked_one_at_a_time_and_the_models_own(real):
@@ -107,14 +93,6 @@ def greedy_by_hand(model, ids, eos, limit):
     return new
 
 
-def test_a_tokenizer_that_pads_on_the_right_by_habit_is_padded_on_the_left(real):
-    model, tokenizer = real
-    expected = answer(model, tokenizer, QUESTIONS[:3], max_new_tokens=8)
-    habit = AutoTokenizer.from_pretrained(checkpoint("tiny-causal-lm"), padding_side="right")
-    assert answer(model, habit, QUESTIONS[:3], max_new_tokens=8) == expected
-    assert habit.padding_side == "right"
-
-
 def test_answers_come_in_the_order_asked_and_a_question_that_stands_twice_is_asked_once(tokenizer):
     model = Scripted(tokenizer, {question: f"{number}." for number, question in enumerate(QUESTIONS)})
     asked = [QUESTIONS[2], QUESTIONS[0], QUESTIONS[2], QUESTIONS[3], QUESTIONS[0], QUESTIONS[1]]
@@ -124,24 +102,18 @@ def test_answers_come_in_the_order_asked_and_a_question_that_stands_twice_is_ask
     assert [len(batch) for batch in model.batches] == [2, 2]
 
 
-@pytest.mark.parametrize(
-    ("questions", "message"),
-    [
+def test_what_is_no_list_of_questions_is_refused_before_any_is_asked(tokenizer):
+    model, right = Scripted(tokenizer, {}), "a list of texts is right"
+    for questions, message in (
         ([QUESTIONS[0], " "], "turn 1 (user): content ' '; a text that is not empty is right"),
-        ([QUESTIONS[0], ["好"]], "questions: ['好']; a list of texts is right"),
-        ("好", "questions: '好'; a list of texts is right"),  # not a question a character
-        (None, "questions: None; a list of texts is right"),
-    ],
-)
-def test_what_is_no_list_of_questions_is_refused_before_any_is_asked(tokenizer, questions, message):
-    model = Scripted(tokenizer, {})
-    with pytest.raises(ValueError) as error:
-        answer(model, tokenizer, questions)
-    assert str(error.value) == message and model.batches == []
+        ([QUESTIONS[0], ["好"]], f"questions: ['好']; {right}"),
+        ("好", f"questions: '好'; {right}"),  # not a question a character
+        (None, f"questions: None; {right}"),
+    ):
+        with pytest.raises(ValueError) as error:
+            answer(model, tokenizer, questions)
+        assert str(error.value) == message and model.batches == []
     assert answer(None, tokenizer, []) == [], "no questions need no model"
-
-
-# ----- finished or not
 
 
 @pytest.mark.parametrize(
@@ -151,7 +123,6 @@ def test_what_is_no_list_of_questions_is_refused_before_any_is_asked(tokenizer, 
         (".", ("", "", True, "", 1)),
         ("岩元素岩元素岩元素", ("岩元素岩元", "岩元素岩元", False, "cut off at max_new_tokens", 5)),
         ("岩元素岩.", ("岩元素岩", "岩元素岩", True, "", 5)),  # EOS is the last token that fits
-        ("<think>岩</think>雷.", ("<think>岩</think>雷", "雷", True, "", 5)),
         ("<think>岩神.", ("<think>岩神", "", False, "the think part has no end", 4)),
         ("<think>岩神岩神岩神", ("<think>岩神岩神", "", False, "the think part has no end", 5)),
         ("<think>岩</think>雷元", ("<think>岩</think>雷元", "雷元", False, "cut off at max_new_tokens", 5)),
@@ -165,31 +136,15 @@ def test_an_answer_that_is_not_finished_says_why(tokenizer, text, row):
     assert second["finished"] and second["new_tokens"] == 5
 
 
-def test_padding_after_the_end_is_no_answer_even_where_pad_is_another_token(tokenizer):
-    model = Scripted(tokenizer, {QUESTIONS[0]: "岩.", QUESTIONS[1]: "水火风雷."})
-    model.filler = 9
-    rows = answer(model, tokenizer, QUESTIONS[:2])
-    assert [row["text"] for row in rows] == ["岩", "水火风雷"] and [row["new_tokens"] for row in rows] == [2, 5]
-
-
-# ----- greedy
-
-
-def test_a_model_that_would_sample_by_itself_answers_greedily_here(random_model, tokenizer):
+def test_a_model_that_would_sample_by_itself_answers_greedily_here(random_model, tokenizer, monkeypatch):
     expected = answer(random_model, tokenizer, QUESTIONS, max_new_tokens=12)
-    own = random_model.generation_config
-    random_model.generation_config = GenerationConfig(
-        do_sample=True, temperature=0.6, top_p=0.95, top_k=3, eos_token_id=tokenizer.eos_token_id
-    )
-    try:
-        prompt = {"input_ids": torch.tensor([chat.prompt_ids(tokenizer, QUESTIONS[0])]), "max_new_tokens": 12}
-        sampled = {tuple(random_model.generate(**prompt)[0].tolist()) for _ in range(5)}
-        assert len(sampled) > 1, "asked directly, it samples"
-        for seed in range(3):
-            set_seed(seed)
-            assert answer(random_model, tokenizer, QUESTIONS, max_new_tokens=12) == expected
-    finally:
-        random_model.generation_config = own
+    own = GenerationConfig(do_sample=True, temperature=0.6, top_p=0.95, top_k=3, eos_token_id=tokenizer.eos_token_id)
+    monkeypatch.setattr(random_model, "generation_config", own)
+    prompt = {"input_ids": torch.tensor([chat.prompt_ids(tokenizer, QUESTIONS[0])]), "max_new_tokens": 12}
+    sampled = {tuple(random_model.generate(**prompt)[0].tolist()) for _ in range(5)}
+    assert len(sampled) > 1, "asked directly, it samples"
+    for _ in range(3):
+        assert answer(random_model, tokenizer, QUESTIONS, max_new_tokens=12) == expected
 
 
 def test_sampling_is_done_when_asked_for(random_model, tokenizer):
@@ -201,38 +156,20 @@ def test_sampling_is_done_when_asked_for(random_model, tokenizer):
     assert answer(random_model, tokenizer, QUESTIONS[:1], decoding=decoding) == first
 
 
-# ----- resuming
-
-
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {"run": "another adapter"},
-        {"max_new_tokens": 9},
-        {"decoding": {"do_sample": True, "temperature": 0.1}},
-    ],
-    ids=["run", "max_new_tokens", "decoding"],
-)
-def test_answers_of_another_run_or_other_settings_are_not_taken_for_these(tokenizer, tmp_path, changed):
-    settings = {"run": "adapter", "max_new_tokens": 8}
-    before = answer(Scripted(tokenizer, {QUESTIONS[0]: "旧."}), tokenizer, QUESTIONS[:1], tmp_path, **settings)
-    other = Scripted(tokenizer, {QUESTIONS[0]: "新."})
-    after = answer(other, tokenizer, QUESTIONS[:1], tmp_path, **{**settings, **changed})
-    assert (before[0]["prediction"], after[0]["prediction"]) == ("旧", "新")
-    # Both stay: asked again, a model that would answer otherwise is not asked.
-    silent = Scripted(tokenizer, {})
-    assert answer(silent, tokenizer, QUESTIONS[:1], tmp_path, **settings) == before
-    assert answer(silent, tokenizer, QUESTIONS[:1], tmp_path, **{**settings, **changed}) == after
-    assert silent.asked == []
-
-
-def test_another_template_is_another_question(tokenizer, tmp_path):
-    path = tmp_path / "answers.jsonl"
-    answer(Scripted(tokenizer, {QUESTIONS[0]: "旧."}), tokenizer, QUESTIONS[:1], path)
+def test_answers_of_another_run_other_settings_or_another_template_are_not_taken_for_these(tokenizer, tmp_path):
     first_revision = copy.deepcopy(tokenizer)
     first_revision.chat_template = tokenizer.chat_template.replace("<think>\\n", "")
-    model = Scripted(first_revision, {QUESTIONS[0]: "新."})
-    assert answer(model, first_revision, QUESTIONS[:1], path)[0]["prediction"] == "新"
+    works = [(tokenizer, {}), (tokenizer, {"run": "another"}), (first_revision, {})]
+    works += [(tokenizer, {"max_new_tokens": 9}), (tokenizer, {"decoding": {"num_beams": 1}})]
+
+    def asked(model, reading, settings):
+        [row] = answer(model, reading, QUESTIONS[:1], tmp_path, **settings)
+        return row["prediction"]
+
+    for number, work in enumerate(works):
+        assert asked(Scripted(work[0], {QUESTIONS[0]: f"{number}."}), *work) == str(number)
+    silent = Scripted(tokenizer, {})  # all stay: asked again, a model that would answer otherwise is not asked
+    assert [asked(silent, *work) for work in works] == [*"01234"] and silent.asked == []
 
 
 ANSWERING = """
@@ -260,7 +197,7 @@ def test_killed_and_run_again_it_loses_nothing_and_repeats_nothing(real, tmp_pat
     model, tokenizer = real
     journal = tmp_path / "killed"
     command = [sys.executable, "-c", ANSWERING, checkpoint("tiny-causal-lm"), str(journal), json.dumps(QUESTIONS)]
-    killed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, env={**os.environ})
+    killed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     [file] = journal.rglob("batches-0.jsonl")
     assert file.read_bytes().count(b"\n") == 2  # two batches of two

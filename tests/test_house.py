@@ -9,7 +9,13 @@ from scripts.profiles import ROOT
 
 CHAPTERS = "genshin", "reading", "sft_scores", "ratings"  # 01 to 04, 05, 06, 07
 # Functions that only their own module calls, public because a docstring or a column of the data names them.
-INSIDE = {"reading.records.tensorboard_folder", "genshin.dataset.template_id"}
+INSIDE = {
+    "reading.records.tensorboard_folder",
+    "genshin.dataset.template_id",
+    "profiles.choose",
+    "profiles.native_dtype",
+    "models.free_memory",
+}
 
 
 def taken(code: str) -> set[str]:

@@ -14,28 +14,17 @@ from tools import latest
 from tools.latest import PYTHON
 
 
-def test_names_lose_their_pins_and_keep_extras_markers_and_comments_and_no_pin_of_the_project_is_missed():
-    text = 'torch==2.13.0   # tensors\ngradio[oauth, mcp] == 6.31.0\nuvloop==0.22.1 ; sys_platform != "win32"\n#   vllm==0.20\n'
-    asked = 'torch   # tensors\ngradio[oauth, mcp]\nuvloop ; sys_platform != "win32"\n#   vllm==0.20\n'
-    assert latest.PIN.sub(r"\g<name>\g<extras>", text) == asked
-    own = (latest.ROOT / "requirements.txt").read_text(encoding="utf-8")
-    assert {pin["name"].lower(): pin["version"] for pin in latest.PIN.finditer(own)} == pins()
-
-
 def test_a_real_record_of_pytest_and_nbmake_is_read(tmp_path):
     setup = "@pytest.fixture\ndef broken(): raise RuntimeError(f'no {object()}\\nsecond line')\ndef test_setup(broken): pass\n"
     wrong = "def test_wrong(): assert [1] == [2], 'not equal'\ndef test_bare(): assert 1 == 2\n"
     (tmp_path / "test_own.py").write_text(f"import pytest\ndef test_fine(): pass\n{wrong}{setup}")
     (tmp_path / "test_torn.py").write_text("import no_such_module\n")
-    cells = {
-        "01_raises": "def f():\n    raise ValueError('first\\nsecond line')\nf()",
-        "02_dies": "import os; os._exit(9)",
-    }
-    for name, code in cells.items():
+    raises, dies = "def f():\n    raise ValueError('first\\nsecond line')\nf()", "import os; os._exit(9)"
+    for name, code in (("01_raises", raises), ("02_dies", dies)):
         nbformat.write(new_notebook(cells=[new_code_cell(code)]), tmp_path / f"{name}.ipynb")
     options = "-n 0 -p no:cacheprovider --nbmake --nbmake-kernel=python3 -o junit_family=xunit1 --junitxml=found.xml"
-    files = "test_own.py", "test_torn.py", *(f"{name}.ipynb" for name in cells)
-    command = [sys.executable, "-m", "pytest", "--continue-on-collection-errors", *options.split(), *files]
+    options += " --continue-on-collection-errors test_own.py test_torn.py 01_raises.ipynb 02_dies.ipynb"
+    command = [sys.executable, "-m", "pytest", *options.split()]
     subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=600)
     counts, broken = latest.read_record(tmp_path / "found.xml")
     assert counts == {"tests": "7", "failures": "4", "errors": "2", "skipped": "0"}
@@ -62,6 +51,11 @@ case "$*" in
 esac
 """
 VENV = '#!/bin/sh\n[ "$2" = venv ] && mkdir -p outputs/latest/.venv/bin && cp fake.sh outputs/latest/.venv/bin/python\n'
+MORE = "\n#   vllm==0.20\n"
+PINNED = (
+    f'torch==2.13.0  # tensors\nnumpy == 2.4.6\nbert-score[a, b]==0.3.13\nuvloop==0.22 ; sys_platform != "win32"{MORE}'
+)
+ASKED = f'torch  # tensors\nnumpy\nbert-score[a, b]\nuvloop ; sys_platform != "win32"{MORE}'
 ERRORS = {"test_own.py::test_x": "AttributeError: gone"} | {f"test_{n:02}": "Error: same" for n in range(23)}
 
 
@@ -71,7 +65,7 @@ def project(tmp_path, monkeypatch):
     root = tmp_path / "项 目"
     (root / "outputs/latest").mkdir(parents=True)
     (root / "outputs/latest/old.txt").touch()
-    (root / "requirements.txt").write_text("torch==2.13.0  # tensors\nnumpy==2.4.6\nbert-score==0.3.13\nuvloop==0.22\n")
+    (root / "requirements.txt").write_text(PINNED)
     cases = [f"<testcase name='{n}'><failure message={quoteattr(e)}/></testcase>" for n, e in ERRORS.items()]
     suite = f"<testsuite tests='25' failures='24' errors='0' skipped='1'>{''.join(cases)}</testsuite>"
     (root / "record.xml").write_text(f"<testsuites>{suite}</testsuites>")
@@ -83,18 +77,15 @@ def project(tmp_path, monkeypatch):
     ]
     (root / "steps.txt").write_text("\n".join(steps) + "\n")
     (tmp_path / "bin").mkdir()
-    for path, text in {
-        tmp_path / "bin" / "make": '#!/bin/sh\necho "$* flags:$MAKEFLAGS" >> make.txt\ncat steps.txt\n',
-        tmp_path / "bin" / "python": VENV,
-        root / "fake.sh": FAKE % sys.executable,
-    }.items():
+    make = '#!/bin/sh\necho "$* flags:$MAKEFLAGS" >> make.txt\ncat steps.txt\n'
+    python = tmp_path / "bin" / "python"
+    for path, text in ((python.with_name("make"), make), (python, VENV), (root / "fake.sh", FAKE % sys.executable)):
         path.write_text(text)
         path.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("MAKEFLAGS", "n")
     monkeypatch.setattr(latest, "ROOT", root)
-    venv = f"'{tmp_path / 'bin' / 'python'}' -m venv --clear outputs/latest/.venv"
-    monkeypatch.setattr(latest, "INSTALL", [venv, *latest.INSTALL[1:]])
+    monkeypatch.setattr(latest, "INSTALL", [f"'{python}' -m venv --clear outputs/latest/.venv", *latest.INSTALL[1:]])
     return root
 
 
@@ -107,23 +98,19 @@ def test_every_step_is_tried_and_the_report_says_what_moved_and_what_broke(proje
     text = report_of(project)
     assert text in capsys.readouterr().out
     assert "1 of 4 packages have a newer release" in text and "    torch==2.14.0              # was 2.13.0\n" in text
-    assert "    numpy   2.4.6   2.9    wheel\n\n" in text and "unasked" not in text
-    assert "Not meant for this Python or system: uvloop." in text
+    assert "    numpy   2.4.6   2.9    wheel\n\n" in text and "Not meant for this Python or system: uvloop." in text
     assert "23 x\n\n    Error: same\n\n- `test_00`\n" in text and "- `test_19`\n- and 3 more\n" in text
-    assert "\n1 x\n\n    AttributeError: gone\n\n- `test_own.py::test_x`\n" in text and "test_20" not in text
+    assert "\n1 x\n\n    AttributeError: gone\n\n- `test_own.py::test_x`\n" in text
     assert "\n1 x\n\n    ruff: 3 errors\n" in text
     assert "| `pytest -x    tests` | **failed** | 25 | 24 | 0 | 1 | 0.0 |" in text
-    assert [row.split(" | ")[1] for row in text.splitlines() if row.startswith("| `")] == [
-        *["ok"] * 6, "ok", "**failed**", "**failed**", "ok",
-    ]  # fmt: skip
-    assert (project / "last.txt").exists(), "a step that fails does not end the others"
+    assert "unasked" not in text and "test_20" not in text
+    states = [row.split(" | ")[1] for row in text.splitlines() if row.startswith("| `")]
+    assert states == ["ok"] * 7 + ["**failed**"] * 2 + ["ok"], "a step that fails does not end the others"
     left = {path.name for path in (project / "outputs/latest").iterdir()}
     assert {"installed.txt", "report.md", "step2.log", "step3.xml"} < left and "old.txt" not in left
-    assert (project / "requirements.txt").read_text().startswith("torch==2.13.0"), "nothing is edited"
+    assert (project / "requirements.txt").read_text() == PINNED, "nothing is edited"
     asked = (project / "make.txt").read_text().split()
-    assert asked[:2] == ["--no-print-directory", "-n"] and {"test", f"VENV={PYTHON}", f"INSTALLED={latest.STAMP}"} < {
-        *asked
-    }
+    assert {"-n", "test", f"VENV={PYTHON}", f"INSTALLED={latest.STAMP}"} < {*asked}
     assert asked[-1] == "flags:", "what an outer make was asked is not passed on"
     assert "-m pytest -x tests --maxfail=0 " in (project / "calls.txt").read_text(), "all failures, in spite of -x"
 
@@ -132,7 +119,7 @@ def test_only_install_takes_names_without_pins_and_tries_no_step(project):
     assert latest.main(["--only-install"]) == 0
     calls = (project / "calls.txt").read_text().splitlines()
     assert calls[0] == "-m pip install --upgrade -r outputs/latest/asked.txt" and calls[1].endswith(" -e .")
-    assert (project / "outputs/latest/asked.txt").read_text() == "torch  # tensors\nnumpy\nbert-score\nuvloop\n"
+    assert (project / "outputs/latest/asked.txt").read_text() == ASKED
     assert "torch==2.14.0" in report_of(project) and "## Nothing broke" in report_of(project)
     assert not (project / "make.txt").exists(), "no step was tried"
     assert (project / latest.STAMP).read_text() == f"{project}\n", "as the Makefile writes it"
@@ -147,7 +134,9 @@ def test_a_conflict_is_told_with_pips_first_error_and_no_step_is_tried(project):
     assert "What moved" not in report_of(project) and not (project / "make.txt").exists()
 
 
-def test_the_makefiles_own_steps_are_lint_unit_tests_notebooks_and_runs():
+def test_the_projects_own_pins_are_read_and_its_steps_are_lint_unit_tests_notebooks_and_runs():
+    own = (latest.ROOT / "requirements.txt").read_text(encoding="utf-8")
+    assert {pin["name"].lower(): pin["version"] for pin in latest.PIN.finditer(own)} == pins()
     said = "\n".join(latest.commands())
     for part in ("-m ruff check .", "-m pytest", "--nbmake", "tests/runs"):
         assert part in said, part

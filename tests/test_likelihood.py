@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from torch.nn.functional import cross_entropy
 from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
     Qwen2Config,
@@ -19,17 +20,12 @@ from transformers import (
 )
 
 from scripts import chat, likelihood
+from scripts.artifacts import read_jsonl
 from scripts.likelihood import Text, batch_nats, batches_of, completion_losses, distinct_texts, losses, token_nats
 
-SIZES = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "max_position_embeddings": 512,
-    "initializer_range": 0.3,  # wide: tokens differ much in likelihood, so that a wrong one shows
-}
+SIZES = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1)
+# wide: tokens differ much in likelihood, so that a wrong one shows
+SIZES |= dict(max_position_embeddings=512, initializer_range=0.3)
 
 
 @pytest.fixture(scope="module")
@@ -79,23 +75,17 @@ def close(found, expected, rtol=1e-5):
 
 @KINDS
 @pytest.mark.parametrize("max_tokens", [1, 50, 8192])
-def test_nats_are_those_of_a_token_loop_whatever_the_batches(kinds, kind, max_tokens):
-    requests = random_requests(0)
-    close(token_nats(kinds[kind], requests, max_tokens), [nats_by_hand(kinds[kind], *some) for some in requests])
-
-
-@KINDS
 @torch.inference_mode()
-def test_nats_are_torchs_cross_entropy_and_their_mean_is_the_models_own_loss(kinds, kind):
-    requests = random_requests(1)
-    for (context, target), nats in zip(requests, token_nats(kinds[kind], requests), strict=True):
-        ids = torch.tensor([context + target])
-        logits = kinds[kind](ids).logits[0, len(context) - 1 : -1]
-        np.testing.assert_allclose(
-            nats, cross_entropy(logits, torch.tensor(target), reduction="none"), rtol=1e-5, atol=1e-5
-        )
+def test_nats_are_those_of_a_token_loop_whatever_the_batches_and_their_mean_is_the_models_own_loss(
+    kinds, kind, max_tokens
+):
+    requests = random_requests(0)
+    found = token_nats(kinds[kind], requests, max_tokens)
+    close(found, [nats_by_hand(kinds[kind], *some) for some in requests])
+    for (context, target), nats in zip(requests, found, strict=True):
         labels = torch.tensor([[-100] * len(context) + list(target)])
-        assert math.isclose(nats.mean(), kinds[kind](ids, labels=labels).loss.item(), rel_tol=1e-5)
+        own = kinds[kind](torch.tensor([context + target]), labels=labels).loss.item()
+        assert math.isclose(nats.mean(), own, rel_tol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["qwen2", "gemma2"])
@@ -110,36 +100,17 @@ def test_the_head_runs_on_few_positions_at_once_and_on_none_twice(kinds, kind, m
     assert kind == "gemma2" or max(shapes) == 3, "a model that changes its logits is asked as a whole"
 
 
-@pytest.mark.parametrize(
-    ("request_", "message"),
-    [
-        (((), (1,)), "request 1: 0 tokens of context, 1 of text; at least one each is right"),
-        (((1, 2), ()), "request 1: 2 tokens of context, 0 of text; at least one each is right"),
-    ],
-)
-def test_a_request_without_context_or_text_is_refused(request_, message):
-    for function in (token_nats, losses):
-        with pytest.raises(ValueError, match=message):
-            function(None, [((1,), (2,)), request_])
+@pytest.mark.parametrize("function", [token_nats, losses])
+def test_a_request_without_context_or_text_is_refused(function):
+    for wrong, counts in {
+        ((), (1,)): "0 tokens of context, 1 of text",
+        ((1, 2), ()): "2 tokens of context, 0 of text",
+    }.items():
+        with pytest.raises(ValueError, match=f"request 1: {counts}; at least one each is right"):
+            function(None, [((1,), (2,)), wrong])
 
 
 # ----- texts and batches
-
-
-@pytest.mark.parametrize(
-    ("requests", "texts"),
-    [
-        ([((1,), (2, 3)), ((1,), (2, 3))], {(1, 2, 3): [(0, 1, 3), (1, 1, 3)]}),  # equal
-        ([((1, 2), (3,)), ((1,), (2, 3))], {(1, 2, 3): [(0, 2, 3), (1, 1, 3)]}),  # equal but for the cut
-        ([((1,), (2,)), ((1, 2), (3,))], {(1, 2, 3): [(0, 1, 2), (1, 2, 3)]}),  # one begins with the other
-        ([((1,), (2, 3)), ((1,), (2,)), ((1, 2), (3, 4))], {(1, 2, 3, 4): [(0, 1, 3), (1, 1, 2), (2, 2, 4)]}),
-        ([((1,), (2, 3)), ((1,), (2, 4))], {(1, 2, 3): [(0, 1, 3)], (1, 2, 4): [(1, 1, 3)]}),  # none begins with it
-        ([((2,), (3,)), ((1,), (2, 3))], {(2, 3): [(0, 1, 2)], (1, 2, 3): [(1, 1, 3)]}),  # an end is no beginning
-    ],
-)
-def test_texts_that_others_hold_are_read_with_them(requests, texts):
-    found = distinct_texts(requests)
-    assert {text.ids: sorted(text.spans) for text in found} == texts and len(found) == len(texts)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -153,69 +124,51 @@ def test_the_texts_hold_every_request_and_none_begins_with_another(seed):
     assert [len(text.ids) for text in texts] == sorted((len(text.ids) for text in texts), reverse=True)
 
 
-@pytest.mark.parametrize(
-    ("lengths", "max_tokens", "batches"),
-    [
-        ([5, 4, 3, 3, 1], 8, [[5], [4, 3], [3, 1]]),  # 2 x 5, 3 x 4 and 3 x 3 are more than 8
-        ([9, 4, 4], 8, [[9], [4, 4]]),  # what is too long goes alone
-        ([2, 2, 1], 1, [[2], [2], [1]]),
-        ([3, 2, 1], 9, [[3, 2, 1]]),
-        ([], 8, []),
-    ],
-)
-def test_a_batch_has_at_most_so_many_tokens_with_padding(lengths, max_tokens, batches):
-    found = batches_of([Text((1,) * length) for length in lengths], max_tokens)
-    assert [[len(text.ids) for text in batch] for batch in found] == batches
+def test_a_batch_has_at_most_so_many_tokens_with_padding():
+    def lengths(max_tokens, *texts):
+        batches = batches_of([Text((1,) * length) for length in texts], max_tokens)
+        return [[len(text.ids) for text in batch] for batch in batches]
+
+    assert lengths(8, 5, 4, 3, 3, 1) == [[5], [4, 3], [3, 1]]  # 2 x 5, 3 x 4 and 3 x 3 are more than 8
+    assert lengths(8, 9, 4, 4) == [[9], [4, 4]]  # what is too long goes alone
+    assert lengths(9, 3, 2, 1) == [[3, 2, 1]] and lengths(8) == []
 
 
 # ----- resuming
 
 
-def counted(monkeypatch, last=10**6):
-    """Count the batches that are run; a kill comes in the place of the one after the `last`."""
-    seen = []
-
-    def batch_nats_or_kill(model, batch):
-        if len(seen) == last:
-            raise KeyboardInterrupt
-        seen.append(batch)
-        return batch_nats(model, batch)
-
-    monkeypatch.setattr(likelihood, "batch_nats", batch_nats_or_kill)
-    return seen
+def journal_of(folder):
+    return [line["batch"] for file in folder.rglob("batches-*.jsonl") for line in read_jsonl(file)]
 
 
 def test_killed_and_run_again_only_the_rest_is_scored_and_nothing_differs(model, tmp_path, monkeypatch, capsys):
     requests = random_requests(5, count=20)
     whole = losses(model, requests, 60)
-    batches = len(batches_of(distinct_texts(requests), 60))
-    counted(monkeypatch, last=2)
-    with pytest.raises(KeyboardInterrupt):
-        losses(model, requests, 60, tmp_path / "journal")
-    seen = counted(monkeypatch)
-    assert losses(model, requests, 60, tmp_path / "journal").tolist() == whole.tolist()
-    assert len(seen) == batches - 2 > 2
+    batches = [*range(len(batches_of(distinct_texts(requests), 60)))]
+    two = iter([batch_nats] * 2)
+    with monkeypatch.context() as patch, pytest.raises(StopIteration):  # in the third batch, in the place of a kill
+        patch.setattr(likelihood, "batch_nats", lambda *some: next(two)(*some))
+        losses(model, requests, 60, tmp_path)
+    assert journal_of(tmp_path) == [0, 1] and len(batches) > 4
+    for cut_off in (0, 5):  # of a line that a kill cut off, which is made again
+        [file] = tmp_path.rglob("batches-*.jsonl")
+        os.truncate(file, file.stat().st_size - cut_off)
+        assert losses(model, requests, 60, tmp_path).tolist() == whole.tolist()
+        assert journal_of(tmp_path) == batches
     assert "2 batches were scored before; going on behind them" in capsys.readouterr().out
-    [file] = (tmp_path / "journal").glob("batches-*.jsonl")
-    os.truncate(file, file.stat().st_size - 5)  # a line that a kill cut off is made again
-    assert losses(model, requests, 60, tmp_path / "journal").tolist() == whole.tolist() and len(seen) == batches - 1
 
 
 @pytest.mark.parametrize("changed", ["requests", "weights", "max_tokens"])
-def test_the_journal_of_other_work_is_begun_anew(model, tmp_path, monkeypatch, changed):
+def test_the_journal_of_other_work_is_begun_anew(model, tmp_path, capsys, changed):
     requests, other, max_tokens = random_requests(6), copy.deepcopy(model), 60
     losses(model, requests, max_tokens, tmp_path)
-    if changed == "weights":
-        with torch.no_grad():
-            other.lm_head.weight[7] += 1
-    elif changed == "requests":
-        requests = [((1, 2, 3), (4,)), *requests[1:]]
-    else:
-        max_tokens = 61
-    seen = counted(monkeypatch)
+    with torch.no_grad():
+        other.lm_head.weight[7] += changed == "weights"
+    requests[0] = ((1, 2, 3), (4,)) if changed == "requests" else requests[0]
+    max_tokens += changed == "max_tokens"
     found = losses(other, requests, max_tokens, tmp_path)
-    assert len(seen) == len(batches_of(distinct_texts(requests), max_tokens))
     np.testing.assert_array_equal(found, losses(other, requests, max_tokens))
+    assert "scored before" not in capsys.readouterr().out
 
 
 def test_a_loss_that_is_not_finite_comes_back_from_the_journal_as_it_was(model, tmp_path):
@@ -234,14 +187,11 @@ TALKS = [
     [{"role": "user", "content": question}, {"role": "assistant", "content": reply}]
     for question, reply in {
         "钟离来自哪里？": "钟离来自璃月",
-        "请问，温迪先生，他使用的是什么元素？": "风元素",
-        "刻晴的性格": "好",
         "不好意思，我想了解，关于胡桃，她究竟是什么身份，平日里又做什么工作呢？": "胡桃是女性",
         "魈是男是女？": "男",
-        "凝光的职务是什么": "凝光来自璃月",
-        "问一下，甘雨女士是哪国人啊？": "璃月",
     }.items()
 ]
+TALKS.append([*TALKS[0], *TALKS[2]])  # of which only the last answer is scored
 
 
 def talk_by_hand(model, tokenizer, messages):
@@ -256,21 +206,33 @@ def talk_by_hand(model, tokenizer, messages):
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
 def test_completion_losses_are_those_of_a_token_loop_and_of_the_model_itself(model, tokenizer, batch_size):
     found = completion_losses(model, tokenizer, TALKS, batch_size)
-    assert found.shape == (7,) and found.dtype == np.float64
+    assert found.shape == (4,) and found.dtype == np.float64
     np.testing.assert_allclose(found, [talk_by_hand(model, tokenizer, talk) for talk in TALKS], rtol=1e-5)
-    assert np.ptp(found) > 0.01  # the talks differ, so a wrong order would show
+    assert abs(np.subtract.outer(found, found)[~np.eye(4, dtype=bool)]).min() > 1e-4  # a wrong order would show
 
 
 def test_perplexity_is_the_number_of_tokens_a_model_without_preference_is_torn_between(model, tokenizer):
     torn = copy.deepcopy(model)
     torch.nn.init.zeros_(torn.lm_head.weight)
-    found = completion_losses(torn, tokenizer, TALKS[:2])
-    np.testing.assert_allclose(np.exp(found), len(tokenizer), rtol=1e-4)
-    assert math.isclose(found[0], math.log(len(tokenizer)), rel_tol=1e-6)
+    np.testing.assert_allclose(np.exp(completion_losses(torn, tokenizer, TALKS[:2])), len(tokenizer), rtol=1e-4)
 
 
-def test_earlier_turns_are_read_and_not_scored(model, tokenizer):
-    talk = [*TALKS[0], {"role": "user", "content": "温迪呢？"}, {"role": "assistant", "content": "蒙德"}]
-    found = completion_losses(model, tokenizer, [talk, talk[2:], TALKS[1]])
-    np.testing.assert_allclose(found[0], talk_by_hand(model, tokenizer, talk), rtol=1e-5)
-    assert not np.isclose(found[0], found[1], rtol=1e-5)
+@pytest.mark.parametrize(
+    ("kind", "settings", "enough"),
+    [
+        ("qwen2", {}, True),
+        ("gemma2", {"head_dim": 8, "final_logit_softcapping": 2.0}, False),
+        ("cohere", {"logit_scale": 0.5}, False),
+        ("granite", {"logits_scaling": 3.0}, False),
+        ("bert", {"is_decoder": True}, False),  # a layer between the hidden states and the head
+        ("mamba", {"state_size": 4}, None),  # either way will do
+    ],
+)
+def test_losses_are_the_models_own_whatever_it_does_to_its_logits(kind, settings, enough):
+    sizes = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+    sizes |= {"num_attention_heads": 2, "num_key_value_heads": 2, "initializer_range": 1.0}
+    set_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes, **settings)).eval()
+    assert enough is None or likelihood.head_is_enough(model) is enough
+    requests = [((5, 6), (7, 8, 9)), ((10,), (11, 12))]
+    close(token_nats(model, requests), [nats_by_hand(model, *one) for one in requests], rtol=1e-4)

@@ -51,10 +51,6 @@ def output_texts(notebook):
                     yield data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
 
 
-def code_lines(cell):
-    return [line for line in cell.source.splitlines() if line.strip()]
-
-
 @pytest.fixture(scope="module", params=NOTEBOOKS, ids=lambda path: path.stem)
 def notebook(request):
     return nbformat.read(request.param, as_version=4)
@@ -67,11 +63,8 @@ def test_the_main_chain_is_there_and_every_notebook_has_a_number_of_its_own():
     assert [int(stem[:2]) for stem in stems] == list(range(1, len(stems) + 1))
 
 
-def test_valid(notebook):
+def test_valid_and_executed_from_top_to_bottom_without_an_error(notebook):
     nbformat.validate(notebook)
-
-
-def test_executed_from_top_to_bottom_without_an_error(notebook):
     cells = code_cells(notebook)
     assert all(cell.source.strip() for cell in cells), "an empty code cell"
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
@@ -91,17 +84,15 @@ def test_no_warnings_and_no_debris_of_progress_bars(notebook):
     assert "widgets" not in notebook.metadata
 
 
-def test_title_first_and_then_the_profile(notebook):
+def test_title_first_then_the_profile_then_short_cells_that_import_the_project_as_installed(notebook):
     assert notebook.cells[0].cell_type == "markdown" and notebook.cells[0].source.startswith("# ")
-    first = code_cells(notebook)[0]
-    assert "profiles.start(" in first.source
-    assert "profile " in first.outputs[0].text, "it prints what runs where"
-
-
-def test_cells_are_short_and_import_the_project_as_installed(notebook):
     cells = code_cells(notebook)
-    assert statistics.median(len(code_lines(cell)) for cell in cells) <= 8
+    assert "profiles.start(" in cells[0].source
+    assert "profile " in cells[0].outputs[0].text, "it prints what runs where"
+    assert statistics.median(sum(map(bool, map(str.strip, cell.source.splitlines()))) for cell in cells) <= 8
     assert not [cell.source for cell in cells if "sys.path" in cell.source]
+    named = re.findall(r"\bCOOKBOOK_(\w+)", "\n".join(cell.source for cell in notebook.cells))
+    assert {*named} <= {field.name.upper() for field in fields(Profile)} | {"PROFILE"}
 
 
 def test_versions_are_pinned_in_requirements_and_nowhere_else():
@@ -146,20 +137,11 @@ LITTER = [
     "1.2s/it",
     "a\rb",
 ]
+LITTER += ["\x1b[2K", "ipykernel_12/3.py"]
 NO_LITTER = ["99.8 % | 120", "17 rows/s", "\x1b[31mred\x1b[0m", "a warning sign", "50%|"]
+PINS, NO_PINS = ["pip install torch==2.13.0", "x[zh]==1.0"], ["assert rows == 5130", "torch 2.13 was tried"]
 
 
-def test_traces_of_a_machine_and_debris_are_recognised_and_nothing_else_is():
-    assert [text for text in (*TRACES, *NO_TRACES) if MACHINE.search(text)] == TRACES
-    assert [text for text in (*LITTER, "\x1b[2K", *NO_LITTER) if DEBRIS.search(text)] == [*LITTER, "\x1b[2K"]
-
-
-def test_a_pin_is_recognised_and_a_comparison_is_not():
-    assert PIN.search("pip install torch==2.13.0") and PIN.search("x[zh]==1.0")
-    assert not PIN.search("assert rows == 5130") and not PIN.search("torch 2.13 was tried")
-
-
-def test_every_variable_that_a_notebook_names_is_a_field_of_a_profile(notebook):
-    text = "\n".join(cell.source for cell in notebook.cells)
-    known = {field.name.upper() for field in fields(Profile)} | {"PROFILE"}
-    assert set(re.findall(r"\bCOOKBOOK_(\w+)", text)) <= known
+def test_traces_of_a_machine_debris_and_pins_are_recognised_and_nothing_else_is():
+    for pattern, those, others in ((MACHINE, TRACES, NO_TRACES), (DEBRIS, LITTER, NO_LITTER), (PIN, PINS, NO_PINS)):
+        assert [text for text in (*those, *others) if pattern.search(text)] == those

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-import torch
+import yaml
 from accelerate.commands.launch import launch_command_parser
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoModelForQuestionAnswering, AutoTokenizer
@@ -21,6 +21,11 @@ from tools.launcher import DEFAULT, command
 
 QUESTIONS = ["钟离来自哪里？", "请问，温迪先生，他使用的是什么元素？", "刻晴的性格", "魈是男是女？", "凝光的职务是什么"]
 CONTEXTS = ["香菱在厨房做菜。", "清晨，行秋在书房里读一本厚厚的小说。", "空很高兴。"]
+
+
+def load(kind, name):
+    return kind.from_pretrained(checkpoint(name))
+
 
 WORKER = """
 import json, sys
@@ -44,8 +49,7 @@ with artifacts.atomic_folder(out / "folder") as folder:
 artifacts.save_figure(out / "figure.png", plt.figure())
 (out / f"ran {rank}").touch()
 calls = []
-value = artifacts.remembered(out / "remembered.json", lambda: calls.append(1) or {"by": rank})
-again = artifacts.remembered(out / "remembered.json", lambda: calls.append(1) or {"by": rank})
+values = [artifacts.remembered(out / "remembered.json", lambda: calls.append(1) or {"by": rank}) for _ in range(2)]
 llm = checkpoint("tiny-causal-lm")
 model, tokenizer = AutoModelForCausalLM.from_pretrained(llm), AutoTokenizer.from_pretrained(llm)
 asked = json.loads((out / "questions.json").read_text())
@@ -53,7 +57,7 @@ options = dict(batch_size=2, max_new_tokens=12)
 answers = generation.answer(model, tokenizer, asked, out / "answers", **options)
 reader, words = (kind.from_pretrained(checkpoint("tiny-reader")) for kind in (AutoModelForQuestionAnswering, AutoTokenizer))
 logits = qa.logits(reader, load_from_disk(str(out / "windows")), words, batch_size=1)
-result = {"value": value, "again": again, "calls": len(calls), "answers": answers, "logits": [part.tolist() for part in logits]}
+result = {"values": values, "calls": len(calls), "answers": answers, "logits": [part.tolist() for part in logits]}
 (out / f"result {rank}.json").write_text(json.dumps(result))
 """
 
@@ -63,8 +67,7 @@ def windows():
     none = {"text": [], "answer_start": []}
     blank = {"title": "", "question": "谁？", "answers": none, "plausible_answers": none, "is_impossible": True}
     rows = [{"id": str(number), "context": context, **blank} for number, context in enumerate(CONTEXTS)]
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint("tiny-reader"))
-    sizes = {"tokenizer": tokenizer, "max_length": 64, "stride": 16}
+    sizes = {"tokenizer": load(AutoTokenizer, "tiny-reader"), "max_length": 64, "stride": 16}
     questions = Dataset.from_list(rows, features=squad.FEATURES)
     drop = questions.column_names
     return questions.map(qa.features, batched=True, with_indices=True, remove_columns=drop, fn_kwargs=sizes)
@@ -96,46 +99,30 @@ def test_both_ran_and_only_the_main_one_printed_and_wrote(ran):
     assert not list(out.glob(".*")), "a temporary file was left behind"
 
 
-def test_what_is_remembered_is_computed_by_all_once_and_is_the_same_for_all(ran):
+def test_each_process_has_the_results_of_one_and_the_files_have_each_once(ran, windows):
+    model, tokenizer = load(AutoModelForCausalLM, "tiny-causal-lm"), load(AutoTokenizer, "tiny-causal-lm")
+    answers = generation.answer(model, tokenizer, QUESTIONS, batch_size=2, max_new_tokens=12)
+    reader, words = load(AutoModelForQuestionAnswering, "tiny-reader"), load(AutoTokenizer, "tiny-reader")
+    logits = qa.logits(reader, windows, words, batch_size=1)
     for rank in range(2):
         result = read_json(ran[0] / f"result {rank}.json")
-        assert result["calls"] == 1
-        assert result["value"] == result["again"] == {"by": 0}
-
-
-def test_each_process_has_the_answers_of_one_and_the_files_have_each_once(ran):
-    folder = checkpoint("tiny-causal-lm")
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    alone = generation.answer(model, tokenizer, QUESTIONS, batch_size=2, max_new_tokens=12)
-    for rank in range(2):
-        assert read_json(ran[0] / f"result {rank}.json")["answers"] == alone
+        assert result["calls"] == 1 and result["values"] == [{"by": 0}] * 2, "what is remembered is the main one's"
+        assert result["answers"] == answers
+        np.testing.assert_allclose(result["logits"], logits, rtol=0, atol=1e-5)
     files = sorted((ran[0] / "answers").rglob("batches-*.jsonl"))
     filed = [row["question"] for file in files for line in read_jsonl(file) for row in line["results"]]
     assert len(files) == 2, "each process has a file of its own"
     assert sorted(filed) == sorted(QUESTIONS)
 
 
-def test_each_process_has_the_logits_of_one(ran, windows):
-    folder = checkpoint("tiny-reader")
-    model, tokenizer = AutoModelForQuestionAnswering.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    with torch.inference_mode():
-        alone = qa.logits(model, windows, tokenizer, batch_size=1)
-    for rank in range(2):
-        found = read_json(ran[0] / f"result {rank}.json")["logits"]
-        np.testing.assert_allclose(found, alone, rtol=0, atol=1e-5)
-
-
 @pytest.mark.parametrize("config", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_line_of_every_config_is_explained_and_known_to_accelerate(config):
-    import yaml
-
-    lines = [line for line in config.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
-    assert all("#" in line for line in lines), "each setting says what it does"
-    settings = yaml.safe_load(config.read_text(encoding="utf-8"))
+    text = config.read_text(encoding="utf-8")
+    assert all("#" in line for line in text.splitlines() if line), "each setting says what it does"
+    settings = yaml.safe_load(text)
     known = {action.dest for action in launch_command_parser()._actions}
     known |= {"compute_environment", "distributed_type", "fsdp_config"}
-    assert settings.keys() <= known
-    assert {f"{key}" for key in settings.get("fsdp_config", {})} <= known
+    assert {*settings, *settings.get("fsdp_config", {})} <= known
 
 
 def test_the_command_runs_the_script_in_as_many_processes_as_asked(tmp_path):

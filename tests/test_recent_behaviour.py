@@ -24,7 +24,6 @@ from peft import LoraConfig, get_peft_model
 from torch.utils.data import SequentialSampler
 from transformers import Qwen2Config, Qwen2ForCausalLM, Trainer, TrainingArguments, set_seed
 
-from scripts import likelihood
 from scripts.offline.tiny_models import build_tokenizer
 from scripts.profiles import ROOT
 
@@ -33,10 +32,8 @@ from scripts.profiles import ROOT
 def model():
     set_seed(0)
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = Qwen2Config(
-        vocab_size=40, num_key_value_heads=1, initializer_range=0.3, tie_word_embeddings=False, **sizes
-    )
-    return Qwen2ForCausalLM(config).eval()
+    more = {"num_key_value_heads": 1, "initializer_range": 0.3, "tie_word_embeddings": False}
+    return Qwen2ForCausalLM(Qwen2Config(vocab_size=40, **sizes, **more)).eval()
 
 
 class Line(torch.nn.Module):
@@ -50,12 +47,30 @@ class Line(torch.nn.Module):
         return {"loss": ((self.slope * input_ids - labels) ** 2).mean(), "logits": input_ids.sum(1, keepdim=True)}
 
 
+USUAL = {"use_cpu": True, "report_to": [], "save_strategy": "no", "disable_tqdm": True}
+ROWS_OF_IDS = [{"input_ids": [5, 6, 7], "labels": [5, 6, 7]}] * 2
+
+
 def training_of_lines(folder, trainer=Trainer, rows=None, **settings):
     """A trainer of `Line` that takes 20 steps, one row each, unless the settings say otherwise."""
     rows = rows or [{"input_ids": [1], "labels": [2.0]}] * 20
-    usual = {"num_train_epochs": 1, "per_device_train_batch_size": 1, "report_to": [], "save_strategy": "no"}
-    arguments = TrainingArguments(folder, use_cpu=True, disable_tqdm=True, **usual | settings)
-    return trainer(Line(), arguments, train_dataset=rows, eval_dataset=rows)
+    settings = USUAL | {"num_train_epochs": 1, "per_device_train_batch_size": 1} | settings
+    return trainer(Line(), TrainingArguments(folder, **settings), train_dataset=rows, eval_dataset=rows)
+
+
+def dtypes_of_a_step(model, folder, **settings):
+    """What a projection computes in while Trainer takes one step."""
+    computed = set()
+    [projection] = [part for name, part in model.named_modules() if name.endswith("layers.0.self_attn.q_proj")]
+    with projection.register_forward_hook(lambda _, inputs, output: computed.add(output.dtype)):
+        Trainer(model, TrainingArguments(folder, max_steps=1, **USUAL | settings), train_dataset=ROWS_OF_IDS).train()
+    return computed
+
+
+def sft_trainer(model, folder, **settings):
+    prepared = {"bf16": False, "dataset_kwargs": {"skip_prepare_dataset": True}}
+    arguments, rows = trl.SFTConfig(folder, **USUAL | prepared | settings), Dataset.from_list(ROWS_OF_IDS)
+    return trl.SFTTrainer(model, arguments, train_dataset=rows, processing_class=build_tokenizer())
 
 
 # --- the model's head on some positions
@@ -65,11 +80,9 @@ def test_a_boolean_mask_keeps_the_marked_positions_in_one_flat_row(model):
     ids = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])
     marked = torch.tensor([[False, True, False, True], [True, False, False, False]])
     seen = []
-    hook = model.lm_head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
-    with torch.no_grad(), hook:
+    with torch.no_grad(), model.lm_head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape)):
         flat = model(ids, logits_to_keep=marked, use_cache=False).logits
-    whole = model(ids).logits[marked].detach()
-    assert flat.shape == (3, 40) and torch.allclose(flat, whole, atol=1e-6)
+    assert flat.shape == (3, 40) and torch.allclose(flat, model(ids).logits[marked], atol=1e-6)
     assert seen == [(3, 16)], "the head runs on the marked positions alone"
 
 
@@ -85,35 +98,15 @@ def test_an_adapter_on_the_head_learns_from_marked_positions(model):
     assert len(gradients) == 2 and min(gradients) > 1e-4
 
 
-@pytest.mark.parametrize(
-    ("config", "setting"),
-    [
-        ("Gemma2Config", "final_logit_softcapping"),
-        ("RecurrentGemmaConfig", "logits_soft_cap"),
-        ("CohereConfig", "logit_scale"),
-        ("GraniteConfig", "logits_scaling"),
-        ("FalconH1Config", "lm_head_multiplier"),
-    ],
-)
-def test_models_that_change_their_logits_say_so_under_these_names(config, setting):
-    assert getattr(getattr(transformers, config)(), setting), "a value that is not 0 or None"
-    assert setting in likelihood.LOGITS_CHANGED
-
-
 # --- trl
 
 
-def test_sft_trainer_refuses_an_adapter_on_the_head(model, tokenizer, tmp_path):
+def test_sft_trainer_refuses_an_adapter_on_the_head(model, tmp_path):
     """So the article's recipe runs under plain Trainer; were it taken one day, both could be compared under one trainer."""
-    rows = Dataset.from_list([{"input_ids": [5, 6, 7], "labels": [-100, 6, 7]}] * 2)
-    prepared = {"dataset_kwargs": {"skip_prepare_dataset": True}}
-    arguments = trl.SFTConfig(
-        tmp_path, use_cpu=True, bf16=False, gradient_checkpointing=False, report_to=[], **prepared
-    )
 
     def trainer(*targets):
         adapted = get_peft_model(copy.deepcopy(model), LoraConfig(target_modules=list(targets), task_type="CAUSAL_LM"))
-        return trl.SFTTrainer(adapted, args=arguments, train_dataset=rows, processing_class=tokenizer)
+        return sft_trainer(adapted, tmp_path, gradient_checkpointing=False)
 
     trainer("q_proj")
     with pytest.raises(ValueError, match="`lm_head` is not supported"):
@@ -139,28 +132,18 @@ class InOrder(Trainer):
         return SequentialSampler(eval_dataset)
 
 
-@pytest.mark.parametrize(("trainer", "in_order"), [(Trainer, False), (InOrder, True)])
-def test_group_by_length_shuffles_the_evaluation_unless_its_sampler_is_replaced(tmp_path, trainer, in_order):
-    rows = [{"input_ids": [1] * length, "labels": [1.0] * length} for length in (3, 9, 1, 7, 5, 2, 8, 4)]
+@pytest.mark.parametrize("trainer", [Trainer, InOrder])
+def test_group_by_length_shuffles_the_evaluation_unless_its_sampler_is_replaced(tmp_path, trainer):
+    lengths = [3, 9, 1, 7, 5, 2, 8, 4]
+    rows = [{"input_ids": [1] * length, "labels": [1.0] * length} for length in lengths]
     settings = {"train_sampling_strategy": "group_by_length", "per_device_eval_batch_size": 1}
-    run = training_of_lines(tmp_path, trainer, rows, **settings)
-    sums = run.predict(rows).predictions.ravel().tolist()
-    assert sorted(sums) == [1, 2, 3, 4, 5, 7, 8, 9]
-    assert (sums == [3, 9, 1, 7, 5, 2, 8, 4]) is in_order
+    sums = training_of_lines(tmp_path, trainer, rows, **settings).predict(rows).predictions.ravel().tolist()
+    assert sorted(sums) == sorted(lengths) and (sums == lengths) is (trainer is InOrder)
 
 
 def test_bf16_on_a_cpu_computes_in_bfloat16_and_keeps_the_weights_in_float32(model, tmp_path):
     """Notebook 05 trains so where the profile computes in bfloat16."""
-    rows = [{"input_ids": [5, 6, 7], "labels": [5, 6, 7]}] * 2
-    arguments = TrainingArguments(
-        tmp_path, bf16=True, use_cpu=True, max_steps=1, report_to=[], save_strategy="no", disable_tqdm=True
-    )
-    computed = set()
-    projection = model.model.layers[0].self_attn.q_proj
-    hook = projection.register_forward_hook(lambda _, inputs, output: computed.add(output.dtype))
-    with hook:
-        Trainer(model, arguments, train_dataset=rows).train()
-    assert computed == {torch.bfloat16}
+    assert dtypes_of_a_step(model, tmp_path, bf16=True) == {torch.bfloat16}
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
 
 
@@ -173,15 +156,9 @@ def test_an_adapter_beside_float16_is_float32_and_trains_under_fp16(model, tmp_p
     adapted = half_with_adapter(model)
     trained = [weight for weight in adapted.parameters() if weight.requires_grad]
     assert {weight.dtype for weight in trained} == {torch.float32}
-    rows = [{"input_ids": [5, 6, 7], "labels": [5, 6, 7]}] * 2
-    arguments = TrainingArguments(
-        tmp_path, fp16=True, use_cpu=True, max_steps=1, report_to=[], save_strategy="no", disable_tqdm=True
-    )
-    before, computed = [weight.detach().clone() for weight in trained], set()
-    projection = model.model.layers[0].self_attn.q_proj
-    with projection.register_forward_hook(lambda _, inputs, output: computed.add(output.dtype)):
-        Trainer(adapted, arguments, train_dataset=rows).train()
-    assert computed == {torch.float16} and not any(map(torch.equal, before, trained))
+    before = [weight.detach().clone() for weight in trained]
+    assert dtypes_of_a_step(adapted, tmp_path, fp16=True) == {torch.float16}
+    assert not any(map(torch.equal, before, trained))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
@@ -201,11 +178,7 @@ def test_beside_4_bit_weights_sft_trainer_puts_the_adapter_into_bfloat16(model, 
     """Notebook 02 takes it back to float32 where the loss is scaled."""
     adapted = half_with_adapter(model)
     adapted.is_loaded_in_4bit = True
-    arguments = trl.SFTConfig(
-        tmp_path, fp16=True, bf16=False, use_cpu=True, report_to=[], dataset_kwargs={"skip_prepare_dataset": True}
-    )
-    rows = Dataset.from_list([{"input_ids": [5, 6, 7], "labels": [5, 6, 7]}])
-    trl.SFTTrainer(adapted, arguments, train_dataset=rows, processing_class=build_tokenizer())
+    sft_trainer(adapted, tmp_path, fp16=True)
     assert {weight.dtype for weight in adapted.parameters() if weight.requires_grad} == {torch.bfloat16}
 
 
@@ -223,7 +196,7 @@ def test_peft_notes_a_saved_embedding_in_the_words_that_quiet_knows(model, tmp_p
 # --- the page
 
 PAGE = ROOT / "docs" / "recent_behaviour.md"
-LINES = PAGE.read_text(encoding="utf-8").splitlines() if PAGE.exists() else []
+LINES = PAGE.read_text(encoding="utf-8").splitlines()
 ROWS = [line for line in LINES if re.match(r"\| (?!what we)[^-]", line)]
 CODE = [path for room in ("scripts", "tools", "bench") for path in sorted((ROOT / room).glob("*.py"))]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -235,21 +208,10 @@ def test_notebooks_that_build_on_each_other_share_a_worker_of_xdist(tmp_path):
     names = ["01_a", "02_b", "03_c", "06_d", "07_e"]
     for name in names:
         (tmp_path / f"{name}.py").write_text(code.format(name))
-    options = [
-        "-n",
-        "2",
-        "--dist",
-        "loadgroup",
-        "-p",
-        "no:cacheprovider",
-        "-o",
-        "python_files=0*.py",
-        "--import-mode=importlib",
-    ]
+    options = "-n 2 --dist loadgroup -p no:cacheprovider -o python_files=0*.py --import-mode=importlib"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *options], cwd=tmp_path, capture_output=True, env=environment
-    )
+    command = [sys.executable, "-m", "pytest", *options.split()]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, env=environment)
     assert done.returncode == 0, done.stdout.decode()
     ran = [line.split() for line in (tmp_path / "log.txt").read_text().splitlines()]
     assert sorted(name for _, name in ran) == names
@@ -257,27 +219,19 @@ def test_notebooks_that_build_on_each_other_share_a_worker_of_xdist(tmp_path):
     assert [name for _, name in chain] == names[:3] and len({worker for worker, _ in chain}) == 1
 
 
-def test_every_row_says_what_since_when_where_and_which_test_would_notice():
+NAMED = re.compile(r"`((?:(?:scripts|notebooks|bench|tools|tests|data|configs)/[\w./]+?|conftest\.py))(?:::(\w+))?`")
+
+
+def test_every_row_says_what_since_when_where_and_which_test_would_notice_and_all_that_it_names_exists():
     assert len(ROWS) > 30
     for row in ROWS:
         cells = [cell.strip() for cell in row.strip("|").split(" | ")]
         assert len(cells) == 4 and all(cells), row
-        assert re.search(
-            r"`((scripts|notebooks|bench|tools|configs)/[\w/]+\.(py|ipynb|yaml)|conftest\.py)`", cells[2]
-        ), row
-        assert re.search(r"`tests/[\w/]+\.py::\w+`", cells[3]), row
-
-
-def test_every_file_and_test_that_the_page_names_exists():
-    named = re.findall(
-        r"`((?:scripts|notebooks|bench|tools|tests|data|configs)/[\w./]+?)(?:::(\w+))?`", "\n".join(ROWS)
-    )
-    assert named
-    for file, test in named:
-        assert (ROOT / file).is_file(), file
-        if test:
-            tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
-            assert test in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, f"{file}::{test}"
+        assert NAMED.search(cells[2]) and any(test for _, test in NAMED.findall(cells[3])), row
+        for file, test in NAMED.findall(row):
+            assert (ROOT / file).is_file(), file
+            names = re.findall(r"^def (\w+)", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE)
+            assert not test or test in names, f"{file}::{test}"
 
 
 def sources():
@@ -292,10 +246,6 @@ def sources():
 NAMEDTUPLES = {"_replace", "_asdict", "_fields", "_make"}  # documented, for all their underscore
 
 
-def private(name):
-    return re.match(r"_[a-z]", name) and name not in NAMEDTUPLES
-
-
 def private_names_of_libraries(source, ours):
     """Names with an underscore in `source` that belong to a library: read from its objects, imported, or overridden in a subclass.
 
@@ -303,32 +253,21 @@ def private_names_of_libraries(source, ours):
     """
     found = set()
     for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Attribute) and private(node.attr) and node.attr not in ours:
-            if not (isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")):
-                found.add(node.attr)
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) not in ("self", "cls"):
+            found.add(node.attr)
         elif isinstance(node, ast.ImportFrom):
-            found |= {alias.name for alias in node.names if private(alias.name) and alias.name not in ours}
+            found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ClassDef):
-            bases = [base for base in map(library_class, node.bases) if base]
-            methods = [child.name for child in node.body if isinstance(child, ast.FunctionDef) and private(child.name)]
-            found |= {name for name in methods if any(hasattr(base, name) for base in bases)}
-    return found
-
-
-def library_class(base):
-    """The class that a base such as `Trainer` or `evaluate.Metric` names, where a library has it."""
-    name = ast.unparse(base).rpartition(".")[2]
-    return next((getattr(package, name) for package in (transformers, trl, evaluate) if hasattr(package, name)), None)
-
-
-def own_functions():
-    """Names of the functions and classes at the top of the project's modules, which one may use from another."""
-    trees = [ast.parse(source) for file, source in sources() if file.endswith(".py")]
-    return {node.name for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+            bases = [ast.unparse(base).rpartition(".")[2] for base in node.bases]  # Trainer or evaluate.Metric, for two
+            classes = [getattr(package, base, None) for base in bases for package in (transformers, trl, evaluate)]
+            methods = [child.name for child in node.body if isinstance(child, ast.FunctionDef)]
+            found |= {name for name in methods if any(hasattr(base, name) for base in classes if base)}
+    return {name for name in found - ours - NAMEDTUPLES if re.match(r"_[a-z]", name)}
 
 
 def test_every_private_name_of_a_library_has_a_row_with_its_file():
-    ours, missing = own_functions(), []
+    trees, missing = [ast.parse(source) for file, source in sources() if file.endswith(".py")], []
+    ours = {node.name for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
     for file, source in sources():
         for name in sorted(private_names_of_libraries(source, ours)):
             if not any(f"`{name}`" in row and f"`{file}`" in row for row in ROWS):

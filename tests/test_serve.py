@@ -1,7 +1,6 @@
 """A real server on a folder like notebook 03's, asked by the official client: the notebooks' prompts, the notebooks' answers."""
 
 import contextlib
-import json
 import os
 import re
 import shutil
@@ -41,6 +40,7 @@ def merged(tmp_path_factory):
     model = AutoModelForCausalLM.from_pretrained(checkpoint("tiny-causal-lm"), dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint("tiny-causal-lm"))
     model.generation_config = HABITS
+    (root / "fastapi.py").write_text("raise SystemExit('a file beside the model was taken for a module')")
     model.save_pretrained(root / "base")
     trained_on = models.base_fingerprint(model)
     get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(root / "adapter")
@@ -67,22 +67,17 @@ def server(merged, tmp_path_factory):
         environment = {**os.environ, "PATH": path, "PYTHONUTF8": "1"}
         process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=file, start_new_session=True, env=environment)
     try:
-        wait_until_it_answers(process, port, log)
+        end = time.monotonic() + 240
+        while True:
+            assert process.poll() is None and time.monotonic() < end, log.read_text(encoding="utf-8")[-3000:]
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
+                break
+            time.sleep(0.2)
         yield port, log
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # a session of its own: the server and what it started
         process.wait()
-
-
-def wait_until_it_answers(process, port, log, seconds=240):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end and process.poll() is None:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
-            return
-        time.sleep(0.2)
-    tail = log.read_text(encoding="utf-8", errors="replace")[-3000:]
-    pytest.fail(f"no server after {seconds} s, or it ended (exit status {process.poll()}); its log ends:\n{tail}")
 
 
 @pytest.fixture(scope="module")
@@ -121,12 +116,8 @@ def test_the_server_answers_as_the_notebooks_greedy_decoding_does(client, loaded
 
 
 def test_a_conversation_with_earlier_turns_becomes_our_prompt(client, loaded):
-    messages = [
-        {"role": "system", "content": "请简短回答"},
-        {"role": "user", "content": "钟离来自哪里？"},
-        {"role": "assistant", "content": "钟离来自璃月"},
-        {"role": "user", "content": "温迪呢？"},
-    ]
+    turns = ("system", "请简短回答"), ("user", "钟离来自哪里？"), ("assistant", "钟离来自璃月"), ("user", "温迪呢？")
+    messages = [{"role": role, "content": text} for role, text in turns]
     _, _, usage = ask(client, messages, streamed=False, max_tokens=1)
     assert usage.prompt_tokens == len(chat.prompt_ids(loaded[1], messages))
 
@@ -135,16 +126,11 @@ def test_the_printed_snippet_prints_the_notebooks_answer(server, loaded, capsys)
     port, log = server
     most = PROFILES["tiny"].max_new_tokens
     code = serve.snippet("merged", "127.0.0.1", port, most)
-    assert code in log.read_text(encoding="utf-8")
+    said = log.read_text(encoding="utf-8")
+    assert code in said and "by transformers" in said
     exec(code, {})
     [row] = generation.answer(*loaded, [SNIPPETS_QUESTION], max_new_tokens=most)
     assert capsys.readouterr().out == row["text"] + "\n"
-
-
-def test_the_server_knows_the_model_by_its_folders_name_alone(client):
-    with pytest.raises(openai.BadRequestError) as refused:
-        client.chat.completions.create(model="other", messages=[{"role": "user", "content": "钟离"}])
-    assert "pinned to 'merged'" in refused.value.response.text
 
 
 # --- the command
@@ -156,8 +142,13 @@ class Became(Exception):
 
 @pytest.fixture
 def become(monkeypatch, tmp_path):
-    """Runs the command in a folder of its own; gives (what it became, where)."""
-    monkeypatch.chdir(tmp_path)
+    """Runs the command for tmp_path/models/mine where there is a vLLM; gives what it became, and the vLLM."""
+    vllm = tmp_path / "bin" / "vllm"
+    for folder in (vllm.parent, tmp_path / "models" / "mine"):
+        folder.mkdir(parents=True)
+    vllm.touch(0o755)
+    write_json(tmp_path / "models" / "mine" / "config.json", {"dtype": "float32"})
+    monkeypatch.setenv("PATH", str(vllm.parent))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # main sets it; so it is as before afterwards
 
     def execv(path, command):
@@ -165,51 +156,29 @@ def become(monkeypatch, tmp_path):
         raise Became(command)
 
     def run(*arguments):
+        monkeypatch.chdir(tmp_path)
         with pytest.raises(Became) as became:
-            serve.main(list(arguments))
-        return became.value.args[0], Path.cwd()
+            serve.main(["--model", "models/mine", *arguments])  # relative to where the user stands
+        return became.value.args[0], str(vllm)
 
     monkeypatch.setattr(os, "execv", execv)
     return run
 
 
-@pytest.fixture
-def folder(tmp_path):
-    (tmp_path / "models" / "mine").mkdir(parents=True)
-    write_json(tmp_path / "models" / "mine" / "config.json", {"dtype": "float32"})
-    return tmp_path / "models" / "mine"
-
-
-def test_vllm_serves_where_it_is_installed(become, folder, tmp_path, monkeypatch, capsys):
-    vllm = tmp_path / "bin" / "vllm"
-    vllm.parent.mkdir()
-    vllm.write_text("#!/bin/sh\n")
-    vllm.chmod(0o755)
-    monkeypatch.setenv("PATH", str(vllm.parent))
-    command, where = become("--model", str(folder), "--port", "9000")
+def test_vllm_serves_where_it_is_installed(become, tmp_path, capsys):
+    command, vllm = become("--port", "9000")
     rest = "serve mine --dtype float32 --generation-config vllm --host 127.0.0.1 --port 9000"
-    assert command == [str(vllm), *rest.split()] and where == folder.parent
+    assert command == [vllm, *rest.split()] and Path.cwd() == tmp_path / "models"
     out = capsys.readouterr().out
     assert "by vLLM" in out and f"    {vllm} {rest}\n" in out
 
 
-def test_without_vllm_transformers_serves(become, folder, monkeypatch, capsys):
-    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
-    command, where = become("--model", "models/mine")  # relative to where the user stands
-    module = "-P -m transformers.cli.transformers"
-    assert command == [sys.executable, *f"{module} serve mine --host 127.0.0.1 --port 8000".split()]
-    assert where == folder.parent
-    captured = capsys.readouterr()
-    assert "by transformers" in captured.out and captured.err == ""
-
-
-def test_other_machines_are_let_in_with_a_warning_and_a_url_that_works(become, folder, capsys):
-    urls = {"localhost": "localhost", "::1": "[::1]", "0.0.0.0": "127.0.0.1", "192.168.1.7": "192.168.1.7"}
-    for host, reached in urls.items():
-        become("--model", str(folder), "--host", host)
+def test_other_machines_are_let_in_with_a_warning_and_a_url_that_works(become, capsys):
+    for host, reached in {"localhost": "localhost", "::1": "[::1]", "0.0.0.0": "127.0.0.1"}.items():
+        become("--host", host)
         printed = capsys.readouterr()
         assert f'base_url="http://{reached}:8000/v1"' in printed.out
-        assert ("no password" in printed.err) is (host in ("0.0.0.0", "192.168.1.7"))
+        assert ("no password" in printed.err) is (host == "0.0.0.0")
 
 
 # --- Ollama
@@ -224,19 +193,12 @@ def test_ollama_builds_our_prompt_with_one_bos(merged, tmp_path, adds_bos):
     shutil.copytree(merged, folder, ignore=shutil.ignore_patterns("*.safetensors"))
     config = read_json(folder / "tokenizer_config.json") | ({} if adds_bos is None else {"add_bos_token": adds_bos})
     write_json(folder / "tokenizer_config.json", config)
-    [template] = re.findall(r'^TEMPLATE """(.*?)"""$', merging.modelfile(folder), re.DOTALL | re.MULTILINE)
+    made = merging.modelfile(folder)
+    [template] = re.findall(r'^TEMPLATE """(.*?)"""$', made, re.DOTALL | re.MULTILINE)
     before, after = template.split("{{ .Prompt }}")
-    assert "{{" not in before + after
+    assert "{{" not in before + after and '\nPARAMETER stop "<｜end▁of▁sentence｜>"\n' in made
     hostile = 'TEMPLATE """空"""\n"""{{ .Prompt }} {{ .System }} {% raw %} }} {0} $1 \\1 \\n <b>&amp; PARAMETER stop'
-    for content in ("砂糖来自哪个国家？", " 一行\n\n两行\r\n\t三行 ", hostile):
+    for content in (" 一行\n\n两行\r\n\t三行 ", hostile):
         prompt = config["bos_token"] * config.get("add_bos_token", False) + before + content + after
         assert prompt == chat.prompt_text(AutoTokenizer.from_pretrained(merged), content)
         assert prompt.count("<｜begin▁of▁sentence｜>") == 1
-
-
-def test_the_modelfile_names_the_folder_stops_at_the_eos_and_decodes_greedily(merged):
-    lines = merging.modelfile(merged).splitlines()
-    assert lines[0] == "FROM ./merged"
-    stop, *greedy = lines[-3:]
-    assert json.loads(stop.removeprefix("PARAMETER stop ")) == "<｜end▁of▁sentence｜>"
-    assert greedy == ["PARAMETER temperature 0", "PARAMETER repeat_penalty 1"]

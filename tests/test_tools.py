@@ -12,13 +12,17 @@ from scripts import profiles
 from scripts.profiles import PROFILES, ROOT, Device
 from tools import environments_profile, merged_model, warn_of_visitors
 
+SCORE = "scripts.sft_scores data/sft/triplets.json --model tiny-scorer --out outputs/none"
 
-@pytest.mark.parametrize("program", ["runner", "launcher --nb 02", "serve", "chat_page"])
+
+@pytest.mark.parametrize(
+    "program", ["tools.runner", "tools.launcher --nb 02", "tools.serve", "tools.chat_page", "scripts.offline", SCORE]
+)
 def test_an_unknown_profile_ends_a_program_with_a_line_that_lists_those_there_are(program):
-    command = [sys.executable, "-m", *f"tools.{program}".split()]
     environment = {**os.environ, "COOKBOOK_PROFILE": "huge"}
+    command = [sys.executable, "-m", *program.split()]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 1
+    assert done.returncode == (2 if program == SCORE else 1)
     assert done.stderr.splitlines()[-1] == "COOKBOOK_PROFILE='huge': no such profile; there are tiny, small, full"
     assert "Traceback" not in done.stderr
 

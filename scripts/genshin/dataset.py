@@ -15,6 +15,7 @@ and an *answer form* is an answer without its facts, such as "{name}来自{value
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from collections import Counter, defaultdict
@@ -23,8 +24,8 @@ from pathlib import Path
 
 from datasets import Dataset, DatasetDict
 
-from scripts.chat import ROLES
-from scripts.files import DataError, json_lines, parse_json, read_text
+from scripts.chat import HALF_EMOJI, ROLES
+from scripts.files import DataError, json_lines, parse_json, read_text, short
 from scripts.profiles import shown
 
 ATTRIBUTES = {"性别": "gender", "国籍": "nation", "元素力": "element", "身份": "identity", "性格特征": "personality"}
@@ -92,6 +93,7 @@ def load_rows(path: str | Path) -> list[dict]:
     """
     file, rows = shown(path), []
     for number, row in json_lines(read_text(path), file):
+        _check_emoji(row, f"{file}: line {number}")
         _check_row(row, f"{file}: line {number}")
         rows.append(row)
     _check_one_answer(rows, [f"line {number}" for number in range(1, len(rows) + 1)], file)
@@ -99,10 +101,20 @@ def load_rows(path: str | Path) -> list[dict]:
 
 
 def _read_json(path: str | Path) -> dict:
-    return parse_json(read_text(path), shown(path))
+    value = parse_json(read_text(path), shown(path))
+    _check_emoji(value, shown(path))
+    return value
 
 
 # ---------------------------------------------------------------- check
+
+
+def _check_emoji(value, where: str) -> None:
+    """JSON may spell half an emoji (`\\ud83d`), which no tokenizer and no file takes."""
+    text = json.dumps(value, ensure_ascii=False)
+    if half := HALF_EMOJI.search(text):
+        around = text[max(half.start() - 10, 0) : half.end() + 10]
+        raise DataError(f"{where}: half an emoji, {half[0]!r}, in {around!r}; a whole one is right")
 
 
 def _check_characters(characters, file: str) -> None:
@@ -112,7 +124,7 @@ def _check_characters(characters, file: str) -> None:
     for name, record in characters.items():
         _check_plain(name, f"{file}: name {name!r}")
         if not isinstance(record, dict):
-            raise DataError(f"{file}: {name}: {record!r} is no record; {right}")
+            raise DataError(f"{file}: {name}: {short(record)} is no record; {right}")
         for attribute in ATTRIBUTES:
             if attribute not in record:
                 raise DataError(f"{file}: {name}, {attribute}: missing; {right}")
@@ -128,18 +140,18 @@ def _check_characters(characters, file: str) -> None:
 def _check_text(value, where: str) -> None:
     """A text that is not empty and has no stray whitespace."""
     if not isinstance(value, str):
-        raise DataError(f"{where}: {value!r} is no text; a text in quotes is right")
+        raise DataError(f"{where}: {short(value)} is no text; a text in quotes is right")
     if not value.strip():
         raise DataError(f"{where}: empty; a text is right")
     if value != " ".join(value.split()):
-        raise DataError(f"{where}: stray whitespace in {value!r}; {' '.join(value.split())!r} is right")
+        raise DataError(f"{where}: stray whitespace in {short(value)}; {' '.join(value.split())!r} is right")
 
 
 def _check_plain(value, where: str) -> None:
     """Such a text without braces: what fills a placeholder has none itself."""
     _check_text(value, where)
     if BRACES.search(value):
-        raise DataError(f"{where}: a brace in {value!r}, as an unfilled placeholder has; plain text is right")
+        raise DataError(f"{where}: a brace in {short(value)}, as an unfilled placeholder has; plain text is right")
 
 
 def _check_templates(templates, file: str) -> None:
@@ -153,7 +165,7 @@ def _check_templates(templates, file: str) -> None:
         for number, form in enumerate(forms, 1):
             where = f"{file}: {template_id(attribute, number)}"
             if not isinstance(form, dict) or set(form) != {"question", "answer"}:
-                raise DataError(f"{where}: {form!r} is no form; exactly question and answer are right")
+                raise DataError(f"{where}: {short(form)} is no form; exactly question and answer are right")
             _check_form(form["question"], f"{where}, question", IN_QUESTION, needed="name")
             _check_form(form["answer"], f"{where}, answer", IN_ANSWER, needed="value")
     _check_forms_agree(templates, file)
@@ -166,11 +178,11 @@ def _check_form(text, where: str, allowed: tuple[str, ...], needed: str) -> None
     found = PLACEHOLDER.findall(text)
     for name in found:
         if name not in allowed:
-            raise DataError(f"{where}: unknown placeholder {{{name}}} in {text!r}; {right} are right here")
+            raise DataError(f"{where}: unknown placeholder {{{name}}} in {short(text)}; {right} are right here")
     if BRACES.search(PLACEHOLDER.sub("", text)):
-        raise DataError(f"{where}: a brace in {text!r} that is no placeholder's; {right} are right here")
+        raise DataError(f"{where}: a brace in {short(text)} that is no placeholder's; {right} are right here")
     if found.count(needed) != 1:
-        raise DataError(f"{where}: {{{needed}}} stands {found.count(needed)} times in {text!r}; once is right")
+        raise DataError(f"{where}: {{{needed}}} stands {found.count(needed)} times in {short(text)}; once is right")
 
 
 def _check_forms_agree(templates: dict, file: str) -> None:
@@ -181,7 +193,7 @@ def _check_forms_agree(templates: dict, file: str) -> None:
             label, use = template_id(attribute, number), (attribute, form["answer"])
             earlier_label, earlier_use = first.setdefault(form["question"], (label, use))
             if earlier_use != use:
-                wrong = f"the question {form['question']!r} is answered otherwise by {earlier_label}"
+                wrong = f"the question {short(form['question'])} is answered otherwise by {earlier_label}"
                 raise DataError(f"{file}: {label}, answer: {wrong}; one answer is right")
 
 
@@ -195,10 +207,10 @@ def _check_row(row, where: str) -> None:
         if role not in ROLES:
             raise DataError(f"{field}: role {role!r}; {', '.join(ROLES)} are right")
         if not isinstance(content, str) or not content.strip():
-            raise DataError(f"{field}: content {content!r}; a text that is not empty is right")
+            raise DataError(f"{field}: content {short(content)}; a text that is not empty is right")
         unfilled = [f"{{{name}}}" for name in (*IN_QUESTION, "value") if f"{{{name}}}" in content]
         if unfilled:
-            raise DataError(f"{field}: unfilled placeholder {unfilled[0]} in {content!r}")
+            raise DataError(f"{field}: unfilled placeholder {unfilled[0]} in {short(content)}")
     roles = [turn["role"] for turn in row["messages"]]
     if roles[-1] != "assistant" or "user" not in roles:
         right = "a user's turn, and the assistant's as the last, are right"
@@ -212,7 +224,7 @@ def _check_one_answer(rows: list[dict], labels: list[str], file: str) -> None:
         *before, last = [(turn["role"], turn["content"]) for turn in row["messages"]]
         earlier, answer = first.setdefault(tuple(before), (label, last[1]))
         if answer != last[1]:
-            wrong = f"the question {before[-1][1]!r} has the answer {last[1]!r} here and {answer!r} in {earlier}"
+            wrong = f"the question {short(before[-1][1])} has the answer {short(last[1])} here and {short(answer)} in {earlier}"
             raise DataError(f"{file}: {label}: {wrong}; one answer is right")
 
 
@@ -279,7 +291,7 @@ def split(rows: list[dict], seed: int, characters: int = 8, phrasings: int = 2, 
     too few characters, forms or rows to hold out as many.
     """
     for question, labels in duplicates(rows).items():
-        asked = f"{question!r} is asked {len(labels)} times ({'; '.join(labels)})"
+        asked = f"{short(question)} is asked {len(labels)} times ({'; '.join(labels)})"
         raise DataError(f"rows: {asked}; once is right before a split")
     rng = random.Random(seed)
     names, forms = _held_out_characters(rows, characters, rng), _held_out_forms(rows, phrasings, rng)

@@ -23,11 +23,12 @@ RECORD = "merge.json"  # in the merged folder: which base and adapter it was mad
 def load_with_adapter(base: str, adapter: str | Path, dtype: torch.dtype, device: torch.device) -> PeftModel:
     """The unquantized base with the adapter on it.
 
-    Raises ValueError when the adapter was trained on another base: its record names that base's fingerprint. Of an adapter trained
-    beside 4-bit weights, embeddings and norms alone tell, so a base into which another adapter was merged is not told from it.
+    Raises ValueError when the adapter was trained on another base, whose fingerprint its record names, or has no record. Of an
+    adapter trained beside 4-bit weights, embeddings and norms alone tell, so a base into which another adapter was merged is not
+    told from it.
     """
     model = _load(base, dtype, device)
-    trained_on = read_json(Path(adapter) / ADAPTER_RECORD)["base_fingerprint"]
+    trained_on = _trained_on(adapter)
     if not same_base(base_fingerprint(model), trained_on):
         name = PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path
         raise ValueError(
@@ -35,6 +36,16 @@ def load_with_adapter(base: str, adapter: str | Path, dtype: torch.dtype, device
             f"({Path(base).name}, fingerprint {base_fingerprint(model)}); set COOKBOOK_CAUSAL_LM to that base"
         )
     return PeftModel.from_pretrained(model, str(adapter))
+
+
+def _trained_on(adapter: str | Path) -> str:
+    """The fingerprint of the base that the adapter was trained on; ValueError where nothing says it."""
+    record = Path(adapter) / ADAPTER_RECORD
+    if not record.is_file():
+        raise ValueError(
+            f"{shown(adapter)} has no {ADAPTER_RECORD}, which says its base; an adapter of notebook 02 or 07 is right"
+        )
+    return read_json(record)["base_fingerprint"]
 
 
 def _load(model: str | Path, dtype: torch.dtype, device: torch.device):
@@ -55,7 +66,7 @@ def merge(
     Raises FileExistsError when `target` holds anything else, and ValueError when adapter and base do not match or a merged weight
     is not finite.
     """
-    trained_on = read_json(Path(adapter) / ADAPTER_RECORD)["base_fingerprint"]
+    trained_on = _trained_on(adapter)
     record = {"base": Path(base).name, "base_fingerprint": trained_on}
     target, record = Path(target), record | {"adapter": fingerprint(Path(adapter)), "dtype": str(dtype)}
     with PartialState().main_process_first():  # the others find this very merge

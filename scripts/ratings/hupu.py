@@ -11,12 +11,9 @@ from 0 to 10. A *comment* has as many *stars* as users liked it.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import random
 import re
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -28,7 +25,8 @@ import pandas as pd
 from sklearn.model_selection import GroupShuffleSplit
 from tabulate import tabulate
 
-from scripts.files import DataError, decode, first_few
+from scripts.files import DataError, csv_records, decode, first_few
+from scripts.metrics import fold_width
 from scripts.profiles import shown
 
 COLUMNS = ("Head", "Ids", "Introduce", "Title", "TitleHot", "TitleScore", "Comments", "Starts")
@@ -36,6 +34,7 @@ REASONS = {  # why a row is left out; the first that applies, in this order
     "wrong number of fields": "More or fewer than the header has.",
     "empty introduce": "Nothing but white space.",
     "empty title": "Likewise.",
+    "spells a special token": "Introduce or title holds <think>, </think>, <|...|> or its like: it would act as one in a prompt.",
     "no score yet": 'TitleScore is "-" or empty: nobody has rated yet.',
     "score is not a number": "Anything but digits with or without a decimal point; inf and nan too.",
     "score outside 0 to 10": "Nobody can give such a score.",
@@ -49,6 +48,9 @@ REMARKS = {  # what is odd about a row that is kept
 }
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)", re.ASCII)
+# Of no width: with one 糕 would be another title, and stand in two splits. The last begins a file that was appended.
+INVISIBLE = re.compile("[\u200b\u2060\ufeff]")
+SPECIAL = re.compile(r"</?think>|<[|｜][^<>\s]{1,40}[|｜]>|</?s>|<(?:start|end)_of_turn>")
 WHOLE = re.compile(r"\d{1,12}", re.ASCII)
 # No more digits than a count of people can have: a float that overflows is no count.
 HEAT = re.compile(r"(\d{1,3}(?:,\d{3}){1,3}|\d{1,12})(?:(\.\d{1,4})?([万wW]))?", re.ASCII)
@@ -131,7 +133,7 @@ def _table(text: str, file: str) -> tuple[list[str], list[tuple[int, list[str]]]
     right = f"a header with {', '.join(COLUMNS)}, and rows under it, are right"
     if not text.strip():
         raise DataError(f"{file}: empty; {right}")
-    (line, header), *records = _records(text, file)
+    (line, header), *records = csv_records(text, file)
     header = [name.strip() for name in header]
     if lacks := [name for name in COLUMNS if name not in header]:
         found = ", ".join(header)
@@ -144,28 +146,6 @@ def _table(text: str, file: str) -> tuple[list[str], list[tuple[int, list[str]]]
     return header, records
 
 
-def _records(text: str, file: str) -> list[tuple[int, list[str]]]:
-    """(number of its first line, cells) of each record; blank lines are none.
-
-    Strict, because a stray quote would otherwise swallow the rows up to the next one, and nobody would know.
-    """
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    records, line = [], 1
-    limit = csv.field_size_limit(len(text))  # many comments may be longer than the module's 131,072
-    try:
-        for cells in reader:
-            if cells:
-                records.append((line, cells))
-            line = reader.line_num + 1
-    except csv.Error as error:
-        wrong = f"the record that begins in line {line} is not CSV ({error})"
-        right = "a quote closed at the field's end, and those within it doubled, are right"
-        raise DataError(f"{file}: {wrong}; {right}") from None
-    finally:
-        csv.field_size_limit(limit)
-    return records
-
-
 # ---------------------------------------------------------------- check
 
 
@@ -173,8 +153,8 @@ def _row(line: int, header: list[str], cells: list[str]) -> dict | str:
     """The row of a record, with its remarks; or the reason why it is left out."""
     if len(cells) != len(header):
         return "wrong number of fields"
-    cell = {name: text.strip() for name, text in zip(header, cells, strict=True)}
-    score = unicodedata.normalize("NFKC", cell["TitleScore"])
+    cell = {name: INVISIBLE.sub("", text).strip() for name, text in zip(header, cells, strict=True)}
+    score = fold_width(cell["TitleScore"])
     if reason := _unusable(cell["Introduce"], cell["Title"], score):
         return reason
     heat, stars = _heat(cell["TitleHot"]), _parts(cell["Starts"])
@@ -195,6 +175,8 @@ def _unusable(introduce: str, title: str, score: str) -> str | None:
         return "empty introduce"
     if not title:
         return "empty title"
+    if SPECIAL.search(introduce) or SPECIAL.search(title):
+        return "spells a special token"
     if score in ("", "-"):
         return "no score yet"
     if not NUMBER.fullmatch(score):
@@ -208,7 +190,7 @@ def _heat(text: str) -> float:
     >>> _heat("4,341"), _heat("1.2万"), _heat("3.5w"), _heat("-7")
     (4341.0, 12000.0, 35000.0, nan)
     """
-    found = HEAT.fullmatch(unicodedata.normalize("NFKC", text))
+    found = HEAT.fullmatch(fold_width(text))
     if not found:
         return math.nan
     whole, decimals, unit = found.groups()

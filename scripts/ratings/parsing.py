@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from typing import NamedTuple
+
+from scripts.metrics import fold_width
 
 
 class Parsed(NamedTuple):
@@ -82,7 +83,7 @@ RULES = (
 def parse(text: str) -> Parsed:
     """The score of 0 to 10 in a model's free text, and the rule that found it.
 
-    Full-width forms become plain ones (NFKC). The first rule that finds a valid score decides, in this order;
+    Full-width forms become plain ones. The first rule that finds a valid score decides, in this order;
     within a rule, the first place in the text. What a rule refuses (24/7, 97分) is not read by a later one.
 
         fraction    8/10, 7.5／10, 4/5, 十分之八      to ten; only of 5, 10 or 100, so 24/7 and 3/4 are none
@@ -121,7 +122,7 @@ def parse(text: str) -> Parsed:
 
 
 def _plain(text: str) -> str:
-    return unicodedata.normalize("NFKC", text.translate(ALIKE)).lower()
+    return fold_width(text.translate(ALIKE)).lower()
 
 
 def _score(rule: str, match: re.Match, top: float | None) -> float | None:

@@ -121,8 +121,10 @@ def _inputs(prompts: list[tuple[int, ...]], tree: Tree) -> tuple[torch.Tensor, t
 def _logits(model, inputs: dict, nodes: int, tokens: torch.Tensor, constrained: bool) -> tuple:
     """Logits of `tokens` at the last `nodes` positions, (batch, nodes, tokens), and of the whole vocabulary their
     logsumexp, (batch, nodes), or None where nobody needs it."""
-    if likelihood.changes_logits(model):  # only the model's own forward pass knows how
-        logits = model(**inputs, logits_to_keep=nodes).logits.float()
+    if not likelihood.head_is_enough(model):
+        keep = torch.zeros_like(inputs["input_ids"], dtype=torch.bool)
+        keep[:, -nodes:] = True
+        logits = likelihood.own_logits(model, keep, **inputs).float().view(len(keep), nodes, -1)
         return logits[..., tokens], logits.logsumexp(-1)
     hidden, head = model.get_decoder()(**inputs).last_hidden_state[:, -nodes:], model.get_output_embeddings()
     if constrained and type(head) is torch.nn.Linear:  # the head's rows of these tokens are enough

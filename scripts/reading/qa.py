@@ -15,7 +15,7 @@ from __future__ import annotations
 import html
 import math
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -26,6 +26,7 @@ import torch
 from datasets import Dataset
 
 from scripts.artifacts import journaled
+from scripts.files import short
 from scripts.reading.augment import question_kind
 
 NULL = 0  # [CLS] is a window's first token; `features` makes sure of it
@@ -54,19 +55,11 @@ def features(batch: dict, indices: list[int], tokenizer, max_length: int, stride
     as do all windows of a question without an answer.
 
     Raises ValueError for a slow tokenizer, and, naming the row's id, for a question that leaves no room in the window and for
-    an answer that no window holds.
+    an answer that no window holds; `unreachable` lists those beforehand.
     """
-    frame = _Frame.of(tokenizer)
-    questions = _token_ids(tokenizer, batch["question"])["input_ids"]
-    distinct = list(dict.fromkeys(batch["context"]))
-    read = _token_ids(tokenizer, distinct, return_offsets_mapping=True)
-    texts = {
-        context: (np.array(ids, dtype=np.int32), np.array(offsets, dtype=np.int32).reshape(-1, 2))
-        for context, ids, offsets in zip(distinct, read["input_ids"], read["offset_mapping"], strict=True)
-    }
-    windows = []
-    for i, (row_id, question, context) in enumerate(zip(batch["id"], questions, batch["context"], strict=True)):
-        ids, offsets = texts[context]
+    frame, windows = _Frame.of(tokenizer), []
+    read = _read(batch["question"], batch["context"], tokenizer)
+    for i, (row_id, (question, ids, offsets)) in enumerate(zip(batch["id"], read, strict=True)):
         edges = _window_edges(row_id, len(question), len(ids), frame.special, max_length, stride)
         first, last = _answer_tokens(row_id, batch["answers"][i], offsets, edges) if labels else (NULL, NULL)
         for begin, end in edges:
@@ -79,6 +72,37 @@ def features(batch: dict, indices: list[int], tokenizer, max_length: int, stride
                 window["end_positions"] = last + shift if holds else NULL
             windows.append(window)
     return {name: [window[name] for window in windows] for name in windows[0]}
+
+
+def unreachable(rows: Dataset, tokenizer, max_length: int, stride: int) -> pd.DataFrame:
+    """The questions that cannot be trained on, as no window holds any of their answers: id, answer and reason, a line each.
+
+    An answer is longer than a window's context or than what neighbours share, or the tokenizer drops all of its characters. To
+    point such windows at [CLS] would teach silence where there is an answer.
+    """
+    special, found = _Frame.of(tokenizer).special, []
+    for row, (question, ids, offsets) in zip(rows, _read(rows["question"], rows["context"], tokenizer), strict=True):
+        try:
+            edges = _window_edges(row["id"], len(question), len(ids), special, max_length, stride)
+            _answer_tokens(row["id"], row["answers"], offsets, edges)
+        except ValueError as error:
+            answer = short((row["answers"]["text"] or [""])[0])
+            found.append({"id": row["id"], "answer": answer, "reason": str(error).partition(": ")[2]})
+    return pd.DataFrame(found, columns=["id", "answer", "reason"])
+
+
+def _read(
+    questions: Sequence[str], contexts: Sequence[str], tokenizer
+) -> Iterator[tuple[list, np.ndarray, np.ndarray]]:
+    """Of each row the question's ids, the context's ids, and their (first character, last + 1): (tokens, 2)."""
+    distinct = list(dict.fromkeys(contexts))
+    read = _token_ids(tokenizer, distinct, return_offsets_mapping=True)
+    texts = {
+        context: (np.array(ids, dtype=np.int32), np.array(offsets, dtype=np.int32).reshape(-1, 2))
+        for context, ids, offsets in zip(distinct, read["input_ids"], read["offset_mapping"], strict=True)
+    }
+    for ids, context in zip(_token_ids(tokenizer, list(questions))["input_ids"], contexts, strict=True):
+        yield ids, *texts[context]
 
 
 def _token_ids(tokenizer, texts: list[str], **wanted) -> dict:
@@ -156,19 +180,28 @@ def _window_edges(
 
 
 def _answer_tokens(row_id, answers: dict, offsets: np.ndarray, edges: list[tuple[int, int]]) -> tuple[int, int]:
-    """First and last token, counted in the context, of the first answer that stands whole in a window; (-1, -1) without answers."""
+    """First and last token, counted in the context, of the first answer that stands whole in a window; (-1, -1) without answers.
+
+    Raises ValueError where there are answers and no window holds one, with the reason that holds for the shortest.
+    """
+    lengths = []
     for text, start in zip(answers["text"], answers["answer_start"], strict=True):
         begin, end = start + len(text) - len(text.lstrip()), start + len(text.rstrip())
         first = int(np.searchsorted(offsets[:, 1], begin, side="right"))  # the first that ends behind the beginning
         last = int(np.searchsorted(offsets[:, 0], end)) - 1  # the last that begins before the end
         if any(left <= first <= last < right for left, right in edges):
             return first, last
-    if answers["text"]:
-        raise ValueError(
-            f"row {row_id}: no window holds the whole answer {answers['text'][0]!r}; check that it stands at its answer_start, "
-            "or raise stride to the answer's length in tokens"
-        )
-    return -1, -1
+        lengths.append(last - first + 1)
+    if not lengths:
+        return -1, -1
+    room, length = max(right - left for left, right in edges), min(lengths)
+    if length < 1:
+        raise ValueError(f"row {row_id}: the tokenizer drops all of the answer {short(answers['text'][0])}")
+    if length > room:
+        right = f"{room} fit into a window beside this question: raise max_length (COOKBOOK_QA_MAX_LENGTH)"
+    else:
+        right = f"neighbouring windows share less: raise stride (COOKBOOK_QA_STRIDE) to {length}"
+    raise ValueError(f"row {row_id}: its answer {short(answers['text'][0])} has {length} tokens; {right}")
 
 
 # --- the text and its labels, to look at ------------------------------------------------------------------------------------

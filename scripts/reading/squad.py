@@ -8,7 +8,8 @@ What comes out is a *row* for each question, the flat form of `squad_v2` on the 
 
 `answers` is empty exactly where `is_impossible` is true. `answer_start` counts characters, as Python's str does, so an
 emoji is one. What goes in is nested (SQuAD v1.1 and v2.0: data, paragraphs, qas) or flat (such rows), and `answers` is a
-list of {"text", "answer_start"} or the two lists above. Other keys are not carried over.
+list of {"text", "answer_start"} or the two lists above. CMRC 2018's first form is read too: context_text, query_text,
+query_id, and answers that are bare texts. Other keys are not carried over.
 
 Words used here: an *item* is a question, an answer, or a *block*: an article or paragraph in which no question can be
 found, so that nobody knows how many it held. A *fault* is one thing wrong with one item; it is *mended* where only one
@@ -42,6 +43,7 @@ FEATURES = Features(
 KINDS = {
     "encoding": "The file is not UTF-8. Mended: read as UTF-16 (it has the mark) or as GB18030.",
     "nesting": "A key is missing or of the wrong type. Left out, but for a title: mended, it becomes empty.",
+    "written otherwise": "A number as id or no id, is_impossible as text or 0, 1, answer_start as text or 6.0. Mended: it has one reading.",
     "no questions": "An article or a paragraph with an empty list. Left out, as a block.",
     "broken characters": "U+FFFD or half an emoji: the text was damaged earlier. Left out, but for a title, as above.",
     "empty context": "Its questions are left out.",
@@ -50,11 +52,13 @@ KINDS = {
     "unanswerable with answers": "is_impossible, but an answer is given. Left out: one of the two is wrong.",
     "no answer": "No answer, and not is_impossible. Left out.",
     "empty answer": "An answer without text. Left out, the answer alone.",
-    "wrong offset": "The text does not stand at answer_start. Mended where it stands once, else left out.",
+    "wrong offset": "The text does not stand at answer_start, or there is none. Mended where it stands once, else left out.",
     "width": "Only full-width and half-width forms differ. Mended with the context's own text where one place fits.",
     "absent": "The text does not stand in the context. Left out.",
     "no answer left": "All answers of the question were left out, and so it is.",
 }
+TRUTH = {"true": True, "false": False, "1": True, "0": False}
+RENAMED = {"context_text": "context", "query_text": "question", "query_id": "id"}  # CMRC 2018's first form
 SUFFIXES = (".json", ".jsonl")
 OUTCOMES = ("unchanged", "mended", "an answer left out", "left out")
 ITEMS = ("questions", "answers", "plausible answers", "blocks")
@@ -139,7 +143,8 @@ def load(source: str | Path, split: str | None = None) -> tuple[Dataset, Report]
 
     `files.find_files` says what is a path and what a Hub id; its split may stand behind it: "owner/name:train".
     Faults in the questions are in the report (see KINDS).
-    Raises DataError where nothing can be read: no such file or data set, an unknown encoding, bad JSON, no SQuAD at all.
+    Raises DataError where nothing can be read: no such file or data set, an unknown encoding, bad JSON, no SQuAD at all, or
+    (with the report) no usable question.
     """
     files = find_files(source, split, SUFFIXES)
     if files is None:
@@ -148,6 +153,8 @@ def load(source: str | Path, split: str | None = None) -> tuple[Dataset, Report]
     checker = _Checker()
     for file in files:
         checker.check(_read_elements(file, checker.report), shown(file))
+    if not checker.rows:
+        raise DataError(f"{shown(source)}: no usable question; one at least is right\n{checker.report}")
     return checker.dataset(), checker.report
 
 
@@ -189,7 +196,7 @@ def _elements(data, name: str) -> list[tuple[str, object]]:
 def _squad(elements: list[tuple[str, object]], name: str) -> list[tuple[str, object]]:
     """`elements` as they are, if one at least is an article, a paragraph or a row."""
     keys = {"paragraphs", "qas", "context", "question"}
-    if not any(isinstance(value, dict) and keys & set(value) for _, value in elements):
+    if not any(isinstance(value, dict) and keys & set(_renamed(value)) for _, value in elements):
         has = f"no {', '.join(sorted(keys))} anywhere" if elements else "nothing in it"
         raise DataError(f"{name}: {has}; {RIGHT}")
     return elements
@@ -213,7 +220,7 @@ class _Checker:
     def check(self, elements: list[tuple[str, object]], file: str) -> None:
         self.file = file
         nested = any(isinstance(value, dict) and {"paragraphs", "qas"} & set(value) for _, value in elements)
-        for where, value in elements:
+        for where, value in ((where, _renamed(value)) for where, value in elements):
             if not nested:
                 self.row(where, value)
             elif isinstance(value, dict) and "paragraphs" in value:
@@ -223,12 +230,12 @@ class _Checker:
 
     def article(self, where: str, article: dict) -> None:
         for path, paragraph in self.inside(where, article, "paragraphs"):
-            self.paragraph(path, paragraph, article.get("title"))
+            self.paragraph(path, _renamed(paragraph), article.get("title"))
 
     def paragraph(self, where: str, paragraph, title) -> None:
         for path, qa in self.inside(where, paragraph, "qas"):
             title = paragraph.get("title") if title is None else title
-            self.question(path, qa, paragraph.get("context"), _join(where, "context"), title)
+            self.question(path, _renamed(qa), paragraph.get("context"), _join(where, "context"), title)
 
     def inside(self, where: str, block, key: str) -> Iterator[tuple[str, object]]:
         """(path, value) of each entry of the list `block[key]`; without such a list, the block is left out."""
@@ -264,6 +271,7 @@ class _Checker:
         given = _pairs(qa.get("answers")), _pairs(_or(qa.get("plausible_answers"), []))
         for item, pairs in zip(ITEMS[1:3], given, strict=True):
             self.count(item, "read", len(pairs or []))
+        qa, mended = self.plain(where, qa)
         wrong = self.wrong(where, qa, context, context_where, given)
         label = where
         if isinstance(qa.get("id"), str) and qa["id"].strip() and not BROKEN.search(qa["id"]):
@@ -272,6 +280,8 @@ class _Checker:
         if wrong:
             self.leave_out(label, *wrong, given)
             return
+        for key, detail in mended.items():
+            self.fault("questions", label, _join(where, key), "written otherwise", "mended", detail)
         answers, changed = self.answers(label, _join(where, "answers"), context, given[0], "answers")
         if given[0] and not answers and not qa.get("is_impossible"):
             detail = f"all {len(given[0])} answers were left out; one at least is right"
@@ -280,12 +290,25 @@ class _Checker:
         path = _join(where, "plausible_answers")
         plausible, changed_too = self.answers(label, path, context, given[1], "plausible answers")
         title, changed_title = self.title(label, where, title)
-        self.count("questions", max(changed, changed_too, changed_title, key=OUTCOMES.index))
+        changes = changed, changed_too, changed_title, "mended" if mended else "unchanged"
+        self.count("questions", max(changes, key=OUTCOMES.index))
         self.rows.append(
             {"id": qa["id"], "title": title, "context": context, "question": qa["question"]}
             | {"answers": _columns(answers), "plausible_answers": _columns(plausible)}
             | {"is_impossible": bool(qa.get("is_impossible"))}
         )
+
+    def plain(self, where: str, qa: dict) -> tuple[dict, dict[str, str]]:
+        """The question with what has only one reading written as it should be, and {key: what was taken}."""
+        taken = {}
+        if qa.get("id") is None:
+            taken["id"] = f"{self.file}: {where}"
+        elif isinstance(qa["id"], int) and not isinstance(qa["id"], bool):
+            taken["id"] = str(qa["id"])
+        impossible = qa.get("is_impossible")
+        if impossible is not None and not isinstance(impossible, bool) and str(impossible).lower() in TRUTH:
+            taken["is_impossible"] = TRUTH[str(impossible).lower()]
+        return qa | taken, {key: f"{typed(qa.get(key))}; {value!r} was taken" for key, value in taken.items()}
 
     def wrong(self, where: str, qa: dict, context, context_where: str, given: tuple) -> tuple[str, str, str] | None:
         """(kind, path, detail) of the first fault that leaves the whole question out, or None."""
@@ -370,7 +393,10 @@ def _place(context: str, text, start) -> tuple[tuple[str, int] | None, str | Non
     """
     if not isinstance(text, str):
         return None, "nesting", f"text is {typed(text)}; a text is right"
-    if not isinstance(start, int) or isinstance(start, bool):
+    given = start
+    if (isinstance(given, str) and given.isdecimal()) or (isinstance(given, float) and given.is_integer()):
+        start = int(given)
+    if start is not None and (not isinstance(start, int) or isinstance(start, bool)):
         return None, "nesting", f"answer_start is {typed(start)}; a whole number is right"
     if BROKEN.search(text):
         return None, "broken characters", f"{short(text)}; the undamaged text is right"
@@ -378,7 +404,8 @@ def _place(context: str, text, start) -> tuple[tuple[str, int] | None, str | Non
         return None, "empty answer", f"{text!r}; a text is right"
     places = places_of(context, text)
     if start in places:
-        return (text, start), None, ""
+        otherwise = None if start is given else "written otherwise"
+        return (text, start), otherwise, f"answer_start is {typed(given)}; {start} was taken" if otherwise else ""
     if len(places) == 1:
         detail = f"{short(text)} stands at {places[0]}, not at {start}; {places[0]} was taken"
         return (text, places[0]), "wrong offset", detail
@@ -415,6 +442,11 @@ def _pairs(answers) -> list[tuple] | None:
         if isinstance(texts, list) and isinstance(starts, list) and len(texts) == len(starts):
             return list(zip(texts, starts, strict=True))
     return None
+
+
+def _renamed(value):
+    """An object with SQuAD's names for its keys; anything else as it is."""
+    return {RENAMED.get(key, key): item for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def _columns(pairs: list[tuple[str, int]]) -> dict[str, list]:

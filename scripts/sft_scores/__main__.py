@@ -2,11 +2,10 @@
 
 import sys
 
-from scripts.profiles import load_profile
 from scripts.sft_scores.scoring import main
 
 try:
-    load_profile()
-except ValueError as error:  # a COOKBOOK_ variable, named with what would be right
-    sys.exit(str(error))
-main()
+    main()
+except (ValueError, OSError) as error:  # a variable, an option, the data or the model, named with what would be right
+    print(error, file=sys.stderr)
+    sys.exit(2)

@@ -163,6 +163,7 @@ SCORES = {
     "one_shot_validity": "mean over other rows of sign(PPL zero-shot - PPL with this row as the example)",
     "one_shot_gain": "mean over other rows of PPL zero-shot - PPL with this row as the example",
 }
+VERY_LONG = 10**30  # tokens of a text, where neither model nor tokenizer has a limit
 LOSSES = ("prompt", "response", "response_alone", "instruction", "instruction_alone")
 
 
@@ -186,15 +187,26 @@ def score(
     `reason` (why a score is NaN; empty where none is).
 
     A response that is cut is cut alike in PPL(y|x), PPL(y) and the one-shot pairs. `journal` makes a run resumable, as
-    in `losses`. Raises ValueError as `Prompts` does.
+    in `losses`. Raises ValueError as `Prompts` does, and for a `max_length` below 2 or beyond the window.
     """
-    window = max_length or min(model.config.get_text_config().max_position_embeddings, tokenizer.model_max_length)
+    window = _window(model, tokenizer, max_length)
     sheet = _Sheet(Prompts(tokenizer, form, start), window)
     for number, row in enumerate(rows):
         sheet.ask_row(number, row)
     sheet.ask_pairs(rows, shots, seed)
     found = losses(model, sheet.requests, max_tokens, journal)
     return _table(rows, sheet, found)
+
+
+def _window(model, tokenizer, asked: int | None) -> int:
+    """How many tokens a text may have: `asked`, at most the model's window (which BLOOM, MPT and Mamba don't have)."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    window = min(positions or VERY_LONG, tokenizer.model_max_length)
+    if asked is None:
+        return window
+    if not 2 <= asked <= window:
+        raise ValueError(f"max_length {asked}: from 2 to {window}, the model's window, is right")
+    return asked
 
 
 class _Sheet:
@@ -400,11 +412,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     state, profile = PartialState(cpu=not torch.cuda.is_available()), load_profile()
     rows = triplets.load(asked.rows)
     name = checkpoint(asked.model)
-    model = AutoModelForCausalLM.from_pretrained(name, dtype=profile.torch_dtype).to(state.device)
-    tokenizer = AutoTokenizer.from_pretrained(name)
+    ours = {"trust_remote_code": False}  # else transformers asks on the terminal, and `yes |` would run it
+    model = AutoModelForCausalLM.from_pretrained(name, dtype=profile.torch_dtype, **ours).to(state.device)
+    tokenizer = AutoTokenizer.from_pretrained(name, **ours)
     options = {name: getattr(asked, name) for name in ("form", "start", "shots", "seed", "max_length", "max_tokens")}
     table = score(model, tokenizer, rows, **options, journal=asked.out / "journal")
     if state.is_main_process:
         paths = write_table(table, asked.out)
-        missing, written = (table["reason"] != "").sum(), ", ".join(map(shown, paths))
-        print(f"{len(table)} rows, {missing} of them with a score missing (see `reason`): {written}")
+        of_one_row = [name for name in SCORES if not name.startswith("one_shot")]
+        missing, alone = table[of_one_row].isna().any(axis=1).sum(), table["one_shot_validity"].isna().sum()
+        print(
+            f"{len(table)} rows; {missing} lack a score, {alone} the one-shot scores (see `reason`): "
+            f"{', '.join(map(shown, paths))}"
+        )

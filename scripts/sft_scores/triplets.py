@@ -14,16 +14,25 @@ An *exchange* is a user's turn and the assistant's after it. `messages` may be J
 
 from __future__ import annotations
 
-import io
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
 import pyarrow.parquet
 
 from scripts.chat import HALF_EMOJI, ROLES
-from scripts.files import DataError, find_files, json_lines, load_hub, parse_json, read_text, short, typed, whole_json
+from scripts.files import (
+    DataError,
+    csv_records,
+    find_files,
+    json_lines,
+    load_hub,
+    parse_json,
+    read_text,
+    short,
+    typed,
+    whole_json,
+)
 from scripts.profiles import shown
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
@@ -52,10 +61,10 @@ def load(source: str | Path, split: str | None = None) -> list[dict]:
     - id: the row's own, else its number from 1, with several files behind the file's name: "name.json:1"
     - instruction, input, output: any may be empty; of a conversation, the last question, "", and its answer
     - task: "" where there is none
-    - system: the system's turn, where a conversation has one
+    - system: the system's turn, where a row has one
 
-    and `turns`, the number of exchanges, where there are several: the earlier ones are not in the row. Other
-    columns stay as they are. In CSV every cell is text, "NA" too.
+    and `turns`, the number of exchanges, where there are several (in `messages`, or in Alpaca's `history`): the earlier
+    ones are not in the row. Other columns stay as they are. In CSV every cell is text, "NA" too.
 
     Raises DataError for what cannot be read or has no rows, and for faulty rows, with their number and the first
     SHOWN of them: a field missing or no text, neither form or both, unknown roles or a wrong order of them, an
@@ -116,24 +125,25 @@ def _read(file: Path, prefix: str) -> _Table:
 
 
 def _parquet_records(file: Path) -> list[dict]:
+    if not file.is_file():
+        raise DataError(f"{shown(file)}: {'a folder' if file.is_dir() else 'no such file'}; a file is right")
     try:
         return pyarrow.parquet.read_table(file).to_pylist()
-    except pyarrow.ArrowInvalid as error:
+    except (pyarrow.ArrowInvalid, UnicodeDecodeError) as error:
         raise DataError(f"{shown(file)}: not Parquet ({error}); a file written as Parquet is right") from None
 
 
 def _csv_records(text: str, file: str) -> list[dict]:
-    try:  # the header as a first row: else pandas renames columns, and makes an index of superfluous cells
-        cells = pd.read_csv(io.StringIO(text), header=None, dtype=str, keep_default_na=False)
-    except pd.errors.ParserError as error:
-        wrong = str(error).rpartition("C error: ")[2].strip()
-        right = "as many cells as the header has, and every quote closed, are right"
-        raise DataError(f"{file}: {wrong}; {right}") from None
-    header, *lines = cells.to_numpy().tolist()
+    (_, header), *records = csv_records(text, file)
+    for line, cells in records:
+        if len(cells) != len(header):
+            raise DataError(
+                f"{file}: line {line}: {len(cells)} cells; {len(header)}, as many as the header has, are right"
+            )
     for column, times in Counter(header).items():
         if times > 1:
             raise DataError(f"{file}: header: {column!r} stands {times} times; once is right")
-    return [dict(zip(header, line, strict=True)) for line in lines]
+    return [dict(zip(header, cells, strict=True)) for _, cells in records]
 
 
 # ---------------------------------------------------------------- check
@@ -182,8 +192,10 @@ def _row(record: dict, where: str) -> dict:
         triplet = _last_exchange(record, f"{where}, messages")
     else:
         triplet = {field: _text(record, field, where) for field in FIELDS} | _turns(record, where)
+        if _given(record, "system"):
+            triplet["system"] = _text(record, "system", where)
     triplet["task"] = _label(_text(record, "task", where), f"{where}, task")
-    kept = {key: value for key, value in record.items() if key not in ("id", "messages", "turns", *triplet)}
+    kept = {key: value for key, value in record.items() if key not in ("id", "messages", "turns", "history", *triplet)}
     return triplet | kept
 
 
@@ -199,7 +211,15 @@ def _text(record: dict, field: str, where: str) -> str:
 
 
 def _turns(record: dict, where: str) -> dict[str, int]:
-    """`turns` of a row that `load` gave and somebody wrote: as text in CSV, with nulls or gaps elsewhere."""
+    """The exchanges of a row that has several: by LLaMA-Factory's `history`, [[question, answer], ...], all before this one; or by
+    `turns`, of a row that `load` gave and somebody wrote: as text in CSV, with nulls or gaps elsewhere."""
+    if record.get("history") not in (None, "", []):
+        history, right = record["history"], '[["question", "answer"], ...] is right'
+        if isinstance(history, str):
+            history = parse_json(history, f"{where}, history")
+        if not isinstance(history, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in history):
+            raise DataError(f"{where}, history: {typed(history)}; {right}")
+        return {"turns": len(history) + 1} if history else {}
     if not _given(record, "turns"):
         return {}
     number = str(record["turns"]).removesuffix(".0")  # 3.0: pandas, in a column with gaps

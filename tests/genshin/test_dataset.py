@@ -1,11 +1,9 @@
 """dataset.py: hand-written rows, bad inputs with their messages, splits against plain sets, the shipped data."""
 
-import copy
 import json
 from collections import Counter
 
 import pytest
-from datasets import load_dataset, load_from_disk
 
 from scripts.files import DataError
 from scripts.genshin.dataset import (
@@ -22,9 +20,10 @@ from scripts.profiles import ROOT
 
 DATA = ROOT / "data" / "genshin"
 LAN = {"性别": "成年女性", "国籍": "云梦", "元素力": "火元素", "身份": "灯匠", "性格特征": "爱笑"}
+NATION = {"question": "{name}是哪国人？", "answer": "{name}来自{value}"}
 TEMPLATES = {
     "性别": [{"question": "{name}{honorific}，{pronoun}是男是女？", "answer": "{name}是{value}"}],
-    "国籍": [{"question": "{name}是哪国人？", "answer": "{name}来自{value}"}],
+    "国籍": [NATION],
     "元素力": [
         {"question": "{name}什么元素？", "answer": "{value}"},
         {"question": "{name}使用什么元素？", "answer": "{name}使用{value}"},
@@ -38,23 +37,8 @@ def chat(question, answer):
     return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 
-def changed(value, keys, new):
-    """A deep copy of `value` in which the item at `keys` is `new`."""
-    value = copy.deepcopy(value)
-    inner = value
-    for key in keys[:-1]:
-        inner = inner[key]
-    inner[keys[-1]] = new
-    return value
-
-
-def without(value, *keys):
-    value = copy.deepcopy(value)
-    inner = value
-    for key in keys[:-1]:
-        inner = inner[key]
-    del inner[keys[-1]]
-    return value
+def without(value, key):
+    return {other: item for other, item in value.items() if other != key}
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +74,7 @@ def test_rows_of_a_woman_and_a_man_by_hand():
         "template": "性别-01",
         "value": "女性",
     }
-    assert [row["messages"] for row in rows] == [
-        chat("阿兰女士，她是男是女？", "阿兰是女性"),
+    assert [row["messages"] for row in rows[1:8]] == [
         chat("阿兰是哪国人？", "阿兰来自云梦"),
         chat("阿兰什么元素？", "火元素"),
         chat("阿兰使用什么元素？", "阿兰使用火元素"),
@@ -99,31 +82,22 @@ def test_rows_of_a_woman_and_a_man_by_hand():
         chat("阿兰的性格？", "阿兰，爱笑"),
         chat("石生先生，他是男是女？", "石生是男性"),
         chat("石生是哪国人？", "石生来自海州"),
-        chat("石生什么元素？", "水元素"),
-        chat("石生使用什么元素？", "石生使用水元素"),
-        chat("石生是谁？", "石生是船工"),
-        chat("石生的性格？", "石生，少言"),
     ]
     assert [row["value"] for row in rows[6:]] == ["男性", "海州", "水元素", "水元素", "船工", "少言"]
-    assert [row["messages"] for row in expand({"阿兰": LAN}, {"国籍": TEMPLATES["国籍"]})] == [
-        chat("阿兰是哪国人？", "阿兰来自云梦")
-    ]
 
 
 def test_expand_checks_what_a_reader_adds_in_a_cell():
     with pytest.raises(DataError, match=r"^characters: 阿兰, 国籍: missing"):
         expand({"阿兰": without(LAN, "国籍")}, TEMPLATES)
     with pytest.raises(DataError, match=r"^templates: 国籍-01, question: unknown placeholder \{nmae\}"):
-        expand({"阿兰": LAN}, {"国籍": [{"question": "{nmae}？", "answer": "{value}"}]})
+        expand({"阿兰": LAN}, {"国籍": [NATION | {"question": "{nmae}？"}]})
 
 
 def test_two_names_that_make_one_question_with_two_answers():
     """阿兰 with a title reads like a character whose name ends in that title."""
-    templates = {
-        "国籍": [*TEMPLATES["国籍"], {"question": "{name}{honorific}是哪国人？", "answer": "{name}来自{value}"}]
-    }
+    titled = NATION | {"question": "{name}{honorific}是哪国人？"}
     with pytest.raises(DataError) as caught:
-        expand({"阿兰": LAN, "阿兰女士": LAN}, templates)
+        expand({"阿兰": LAN, "阿兰女士": LAN}, {"国籍": [NATION, titled]})
     assert str(caught.value) == (
         "characters and templates: 阿兰女士, 国籍-01: the question '阿兰女士是哪国人？' has the answer "
         "'阿兰女士来自云梦' here and '阿兰来自云梦' in 阿兰, 国籍-02; one answer is right"
@@ -131,7 +105,7 @@ def test_two_names_that_make_one_question_with_two_answers():
 
 
 def test_duplicates_by_hand():
-    rows = expand({"阿兰": LAN}, {"国籍": TEMPLATES["国籍"] * 2, "身份": TEMPLATES["身份"]})
+    rows = expand({"阿兰": LAN}, {"国籍": [NATION, NATION], "身份": TEMPLATES["身份"]})
     assert duplicates(rows) == {"阿兰是哪国人？": ["阿兰, 国籍-01", "阿兰, 国籍-02"]}
     with pytest.raises(DataError, match=r"'阿兰是哪国人？' is asked 2 times \(阿兰, 国籍-01; 阿兰, 国籍-02\)"):
         split(rows, seed=0)
@@ -139,197 +113,103 @@ def test_duplicates_by_hand():
 
 # ---------------------------------------------------------------- bad files
 
-ONE = {"阿兰": LAN}
-RECORD = "a record has exactly 性别, 国籍, 元素力, 身份, 性格特征"
 
-BAD_CHARACTERS = {
-    "missing": ({"阿兰": without(LAN, "国籍")}, f"阿兰, 国籍: missing; {RECORD}"),
-    "empty": (changed(ONE, ["阿兰", "身份"], ""), "阿兰, 身份: empty; a text is right"),
-    "extra": ({"阿兰": LAN | {"武器": "弓"}}, f"阿兰, 武器: no such attribute; {RECORD}"),
-    "a number": (changed(ONE, ["阿兰", "国籍"], 7), "阿兰, 国籍: 7 is no text; a text in quotes is right"),
-    "record is a text": ({"阿兰": "灯匠"}, f"阿兰: '灯匠' is no record; {RECORD}"),
-    "not an object": ([LAN], "no characters; an object {name: record} is right"),
-    "no characters": ({}, "no characters; an object {name: record} is right"),
-    "space at the end": (
-        changed(ONE, ["阿兰", "国籍"], "云梦 "),
-        "阿兰, 国籍: stray whitespace in '云梦 '; '云梦' is right",
-    ),
-    "line break": (
-        changed(ONE, ["阿兰", "国籍"], "云\n梦"),
-        "阿兰, 国籍: stray whitespace in '云\\n梦'; '云 梦' is right",
-    ),
-    "space in a name": ({" 阿兰": LAN}, "name ' 阿兰': stray whitespace in ' 阿兰'; '阿兰' is right"),
-    "placeholder": (
-        changed(ONE, ["阿兰", "身份"], "{name}的徒弟"),
-        "阿兰, 身份: a brace in '{name}的徒弟', as an unfilled placeholder has; plain text is right",
-    ),
-    "gender": (
-        changed(ONE, ["阿兰", "性别"], "女"),
-        "阿兰, 性别: '女' ends in neither 男性 nor 女性; 先生/女士 and 他/她 follow from it",
-    ),
-}
+def text(value):
+    return json.dumps(value, ensure_ascii=False)
 
 
-@pytest.mark.parametrize("case", BAD_CHARACTERS)
-def test_bad_characters(case, tmp_path):
-    value, message = BAD_CHARACTERS[case]
-    (tmp_path / "c.json").write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
+def lan(**changes):
+    return text({"阿兰": LAN | changes})
+
+
+def nation(*forms):
+    return text(TEMPLATES | {"国籍": list(forms)})
+
+
+def asks(question):
+    return nation(NATION | {"question": question})
+
+
+def answers(answer):
+    return nation(NATION | {"answer": answer})
+
+
+LISTED = "性别, 国籍, 元素力, 身份, 性格特征"
+RECORD = f"a record has exactly {LISTED}"
+FORM, TWICE = "exactly question and answer are right", "stands more than once; once is right"
+Q, IN_Q = "国籍-01, question:", "{name}, {honorific}, {pronoun} are right here"
+A, IN_A = "国籍-01, answer:", "{name}, {value} are right here"
+BRACE = "as an unfilled placeholder has; plain text is right"
+OTHERWISE = "is answered otherwise by 国籍-01; one answer is right"
+BAD_CHARACTERS = [
+    (text({"阿兰": without(LAN, "国籍")}), f"阿兰, 国籍: missing; {RECORD}"),
+    (lan(身份=""), "阿兰, 身份: empty; a text is right"),
+    (lan(武器="弓"), f"阿兰, 武器: no such attribute; {RECORD}"),
+    (lan(国籍=7), "阿兰, 国籍: 7 is no text; a text in quotes is right"),
+    (text({"阿兰": "灯匠"}), f"阿兰: '灯匠' is no record; {RECORD}"),
+    (text([LAN]), "no characters; an object {name: record} is right"),
+    (text({}), "no characters; an object {name: record} is right"),
+    (lan(国籍="云\n梦 "), "阿兰, 国籍: stray whitespace in '云\\n梦 '; '云 梦' is right"),
+    (text({" 阿兰": LAN}), "name ' 阿兰': stray whitespace in ' 阿兰'; '阿兰' is right"),
+    (lan(身份="{name}的徒弟"), f"阿兰, 身份: a brace in '{{name}}的徒弟', {BRACE}"),
+    (lan(性别="女"), "阿兰, 性别: '女' ends in neither 男性 nor 女性; 先生/女士 and 他/她 follow from it"),
+    ('{\n "阿兰": {},\n}', "line 3, column 1: not JSON (Expecting property name enclosed in double quotes)"),
+    ('{"阿兰": {}, "阿兰": {}}', f"阿兰: {TWICE}"),
+    ('{"阿兰": {"国籍": "云梦", "国籍": "海州"}}', f"阿兰, 国籍: {TWICE}"),
+    ('{"阿兰": {}}'.encode("gb18030"), "line 1, byte 2 (0xb0) is not UTF-8; it reads as GB18030: save it as UTF-8"),
+]
+BAD_TEMPLATES = [
+    (text(without(TEMPLATES, "国籍")), f"国籍: missing; forms for {LISTED} are right"),
+    (nation(), "国籍: no forms; a list of forms is right"),
+    (text(TEMPLATES | {"武器": [NATION]}), f"武器: no such attribute; {LISTED} are right"),
+    (text([]), "no templates; an object {attribute: [forms]} is right"),
+    (nation({"question": "{name}？"}), f"国籍-01: {{'question': '{{name}}？'}} is no form; {FORM}"),
+    (asks("{name!r}？"), f"{Q} unknown placeholder {{name!r}} in '{{name!r}}？'; {IN_Q}"),
+    (asks("{name}来自{value}吗？"), f"{Q} unknown placeholder {{value}} in '{{name}}来自{{value}}吗？'; {IN_Q}"),
+    (answers("{honorific}{value}"), f"{A} unknown placeholder {{honorific}} in '{{honorific}}{{value}}'; {IN_A}"),
+    (asks("｛name｝和{name}"), f"{Q} a brace in '｛name｝和{{name}}' that is no placeholder's; {IN_Q}"),
+    (asks("哪国？"), f"{Q} {{name}} stands 0 times in '哪国？'; once is right"),
+    (answers("{name}"), f"{A} {{value}} stands 0 times in '{{name}}'; once is right"),
+    (nation(NATION, NATION | {"answer": "{value}"}), f"国籍-02, answer: the question '{{name}}是哪国人？' {OTHERWISE}"),
+    (nation(*TEMPLATES["身份"]), f"身份-01, answer: the question '{{name}}是谁？' {OTHERWISE}"),
+]
+QUESTION, ANSWER = chat("阿兰是谁？", "灯匠")
+GOOD = {"messages": [QUESTION, ANSWER]}
+ROLES = "system, user, assistant are right"
+BAD_ROWS = [  # turns or the text of a line, between two good ones
+    ('{"conversations": []}', "line 2, messages: missing or empty in an object with conversations; "),
+    ([], "line 2, messages: missing or empty in an object with messages; "),
+    ([QUESTION | {"role": "human"}], f"line 2, messages, turn 1: role 'human'; {ROLES}"),
+    ([QUESTION, {"content": "灯匠"}], f"line 2, messages, turn 2: role None; {ROLES}"),
+    ([QUESTION, ANSWER | {"content": " "}], "line 2, messages, turn 2: content ' '; a text that is not empty is right"),
+    (chat("{name}是谁？", "灯匠"), "line 2, messages, turn 1: unfilled placeholder {name} in '{name}是谁？'"),
+    ([QUESTION], "line 2, messages: roles user; a user's turn, and the assistant's as the last, are right"),
+    ([ANSWER], "line 2, messages: roles assistant; a user's turn, and the assistant's as the last, are right"),
+    (chat("阿兰是谁？", "船工"), "line 2: the question '阿兰是谁？' has the answer '船工' here and '灯匠' in line 1; "),
+    ('{"messages": [}', "line 2, column 15: not JSON (Expecting value)"),
+    ("", "line 2: empty; one JSON object a line is right"),
+    ('{"messages": [], "messages": []}', f"line 2: messages: {TWICE}"),
+]
+BAD = [(load_characters, *case) for case in BAD_CHARACTERS] + [(load_templates, *case) for case in BAD_TEMPLATES]
+for line, message in BAD_ROWS:
+    row = line if isinstance(line, str) else text({"messages": line})
+    BAD.append((load_rows, f"{text(GOOD)}\n{row}\n{text(GOOD)}\n", message))
+
+
+@pytest.mark.parametrize(("load", "written", "message"), BAD, ids=range(len(BAD)))
+def test_a_bad_file_is_refused_with_the_place_and_what_would_be_right(load, written, message, tmp_path):
+    (tmp_path / "x.json").write_bytes(written if isinstance(written, bytes) else written.encode())
     with pytest.raises(DataError) as caught:
-        load_characters(tmp_path / "c.json")
-    assert str(caught.value) == f".../c.json: {message}"
-
-
-def nation(question="{name}？", answer="{value}"):
-    return TEMPLATES | {"国籍": [{"question": question, "answer": answer}]}
-
-
-FORMS_FOR_ALL = "forms for 性别, 国籍, 元素力, 身份, 性格特征 are right"
-IN_Q, IN_A = "{name}, {honorific}, {pronoun} are right here", "{name}, {value} are right here"
-BAD_TEMPLATES = {
-    "missing": (without(TEMPLATES, "国籍"), f"国籍: missing; {FORMS_FOR_ALL}"),
-    "empty": (TEMPLATES | {"国籍": []}, "国籍: no forms; a list of forms is right"),
-    "extra": (
-        TEMPLATES | {"武器": TEMPLATES["国籍"]},
-        "武器: no such attribute; 性别, 国籍, 元素力, 身份, 性格特征 are right",
-    ),
-    "not an object": ([], "no templates; an object {attribute: [forms]} is right"),
-    "form is a text": (
-        TEMPLATES | {"国籍": ["{name}？"]},
-        "国籍-01: '{name}？' is no form; exactly question and answer are right",
-    ),
-    "form without answer": (
-        TEMPLATES | {"国籍": [{"question": "{name}？"}]},
-        "国籍-01: {'question': '{name}？'} is no form; exactly question and answer are right",
-    ),
-    "unknown placeholder": (
-        nation("{nmae}是哪国人？"),
-        f"国籍-01, question: unknown placeholder {{nmae}} in '{{nmae}}是哪国人？'; {IN_Q}",
-    ),
-    "conversion": (
-        nation("{name!r}？"),
-        f"国籍-01, question: unknown placeholder {{name!r}} in '{{name!r}}？'; {IN_Q}",
-    ),
-    "question tells the answer": (
-        nation("{name}来自{value}吗？"),
-        f"国籍-01, question: unknown placeholder {{value}} in '{{name}}来自{{value}}吗？'; {IN_Q}",
-    ),
-    "title in the answer": (
-        nation(answer="{honorific}来自{value}"),
-        f"国籍-01, answer: unknown placeholder {{honorific}} in '{{honorific}}来自{{value}}'; {IN_A}",
-    ),
-    "full-width braces": (
-        nation("｛name｝和{name}"),
-        f"国籍-01, question: a brace in '｛name｝和{{name}}' that is no placeholder's; {IN_Q}",
-    ),
-    "nobody is asked about": (nation("哪国？"), "国籍-01, question: {name} stands 0 times in '哪国？'; once is right"),
-    "no value": (nation(answer="{name}"), "国籍-01, answer: {value} stands 0 times in '{name}'; once is right"),
-    "two answers": (
-        TEMPLATES | {"国籍": [*TEMPLATES["国籍"], {"question": "{name}是哪国人？", "answer": "{value}"}]},
-        "国籍-02, answer: the question '{name}是哪国人？' is answered otherwise by 国籍-01; one answer is right",
-    ),
-    "two attributes": (
-        TEMPLATES | {"国籍": [{"question": "{name}是谁？", "answer": "{name}是{value}"}]},
-        "身份-01, answer: the question '{name}是谁？' is answered otherwise by 国籍-01; one answer is right",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", BAD_TEMPLATES)
-def test_bad_templates(case, tmp_path):
-    value, message = BAD_TEMPLATES[case]
-    (tmp_path / "t.json").write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
-    with pytest.raises(DataError) as caught:
-        load_templates(tmp_path / "t.json")
-    assert str(caught.value) == f".../t.json: {message}"
-
-
-TWICE = '{"阿兰": {"国籍": "云梦"}, "阿兰": {"国籍": "海州"}}'
-BAD_BYTES = {
-    "comma": (
-        '{\n "阿兰": {},\n}'.encode(),
-        "line 3, column 1: not JSON (Expecting property name enclosed in double quotes)",
-    ),
-    "cut off": ('{"阿兰": {"性别"'.encode(), "line 1, column 13: not JSON (Expecting ':' delimiter)"),
-    "name twice": (TWICE.encode(), "阿兰: stands more than once; once is right"),
-    "attribute twice": (
-        '{"阿兰": {"国籍": "云梦", "国籍": "海州"}}'.encode(),
-        "阿兰, 国籍: stands more than once; once is right",
-    ),
-    "gb18030": (
-        '{"阿兰": {}}'.encode("gb18030"),
-        "line 1, byte 2 (0xb0) is not UTF-8; it reads as GB18030: save it as UTF-8",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", BAD_BYTES)
-def test_bad_bytes(case, tmp_path):
-    raw, message = BAD_BYTES[case]
-    (tmp_path / "c.json").write_bytes(raw)
-    with pytest.raises(DataError) as caught:
-        load_characters(tmp_path / "c.json")
-    assert str(caught.value) == f".../c.json: {message}"
-
-
-# ---------------------------------------------------------------- chat rows
-
-GOOD = {"messages": chat("阿兰是谁？", "灯匠")}
-BAD_ROWS = {
-    "no messages": ({"conversations": []}, "line 2, messages: missing or empty in an object with conversations"),
-    "empty messages": ({"messages": []}, "line 2, messages: missing or empty in an object with messages"),
-    "unknown role": (changed(GOOD, ["messages", 0, "role"], "human"), "line 2, messages, turn 1: role 'human'; system"),
-    "no role": (without(GOOD, "messages", 1, "role"), "line 2, messages, turn 2: role None; system, user, assistant"),
-    "empty content": (changed(GOOD, ["messages", 1, "content"], " "), "line 2, messages, turn 2: content ' '; a text"),
-    "placeholder": (
-        {"messages": chat("{name}是谁？", "灯匠")},
-        "line 2, messages, turn 1: unfilled placeholder {name} in '{name}是谁？'",
-    ),
-    "no answer": (
-        {"messages": GOOD["messages"][:1]},
-        "line 2, messages: roles user; a user's turn, and the assistant's",
-    ),
-    "no question": ({"messages": GOOD["messages"][1:]}, "line 2, messages: roles assistant; a user's turn, and the"),
-    "two answers": (
-        {"messages": chat("阿兰是谁？", "船工")},
-        "line 2: the question '阿兰是谁？' has the answer '船工' here and '灯匠' in line 1; one answer",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", BAD_ROWS)
-def test_bad_rows(case, tmp_path):
-    row, message = BAD_ROWS[case]
-    lines = [json.dumps(value, ensure_ascii=False) for value in (GOOD, row)]
-    (tmp_path / "r.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    with pytest.raises(DataError) as caught:
-        load_rows(tmp_path / "r.jsonl")
-    assert str(caught.value).startswith(f".../r.jsonl: {message}")
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ('{"messages": [}', "line 2, column 15: not JSON (Expecting value)"),
-        ("", "line 2: empty; one JSON object a line is right"),
-        ('{"messages": [], "messages": []}', "line 2: messages: stands more than once; once is right"),
-    ],
-)
-def test_a_bad_line_is_named(line, message, tmp_path):
-    good = json.dumps(GOOD, ensure_ascii=False)
-    (tmp_path / "r.jsonl").write_text(f"{good}\n{line}\n{good}\n", encoding="utf-8")
-    with pytest.raises(DataError) as caught:
-        load_rows(tmp_path / "r.jsonl")
-    assert str(caught.value) == f".../r.jsonl: {message}"
+        load(tmp_path / "x.json")
+    told = str(caught.value)
+    assert told.startswith(f".../x.json: {message}") if load is load_rows else told == f".../x.json: {message}"
 
 
 def test_good_rows_come_back_as_they_are(tmp_path):
     """Several turns, a system turn, other keys, a line break or U+2028 in a text, no line end at the end."""
-    more = {
-        "messages": [{"role": "system", "content": "答。"}, *chat("甲\n乙", "丙\u2028丁"), *chat("戊", "己")],
-        "id": 7,
-    }
-    text = "\n".join(json.dumps(row, ensure_ascii=False) for row in (GOOD, more))
-    (tmp_path / "r.jsonl").write_text(text, encoding="utf-8")
+    turns = [{"role": "system", "content": "答。"}, *chat("甲\n乙", "丙\u2028丁"), *chat("戊", "己")]
+    more = {"messages": turns, "id": 7}
+    (tmp_path / "r.jsonl").write_text(f"{text(GOOD)}\n{text(more)}", encoding="utf-8")
     assert load_rows(tmp_path / "r.jsonl") == [GOOD, more]
 
 
@@ -348,29 +228,21 @@ def test_enough_characters_forms_and_rows(characters, templates, rows):
     assert not [(a, b) for a in characters for b in characters if a != b and a in b]
 
 
-def test_titles_and_pronouns_agree_with_gender_in_every_row(characters, rows):
-    """The question left when its own name and the form's own words are gone holds no word of the other gender."""
+def test_every_row_holds_its_fact_and_titles_and_pronouns_that_agree_with_gender(characters, rows):
     told = 0
     for row in rows:
-        question = row["messages"][0]["content"].replace(row["character"], "")
+        question, answer = (turn["content"] for turn in row["messages"])
+        facts = characters[row["character"]]
+        fact = facts[row["attribute"]]
+        assert row["value"] == (fact[-2:] if row["attribute"] == "性别" else fact)
+        assert row["character"] in question and row["value"] in answer and not set("{}｛｝") & set(question + answer)
         if "先生还是女士" in question:  # asks which it is
             continue
-        man = characters[row["character"]]["性别"].endswith("男性")
-        wrong, right = ("女士", "她"), ("先生", "他")
-        if not man:
-            wrong, right = right, wrong
+        right, wrong = (("先生", "他"), ("女士", "她"))[:: 1 if facts["性别"].endswith("男性") else -1]
+        question = question.replace(row["character"], "")
         assert not any(word in question for word in wrong), row
         told += any(word in question for word in right)
     assert told > 1_000
-
-
-def test_every_answer_holds_its_fact_and_nothing_is_left_unfilled(characters, rows):
-    for row in rows:
-        question, answer = (turn["content"] for turn in row["messages"])
-        fact = characters[row["character"]][row["attribute"]]
-        assert row["value"] == (fact[-2:] if row["attribute"] == "性别" else fact)
-        assert row["character"] in question and row["value"] in answer
-        assert not set("{}｛｝") & set(question + answer)
 
 
 # ---------------------------------------------------------------- splits
@@ -399,15 +271,12 @@ def test_every_row_lands_in_exactly_one_split(characters, templates, rows, split
 @pytest.mark.parametrize("seed", [0, 1, 42])
 def test_what_each_split_keeps_from_training(rows, templates, seed):
     splits = split(rows, seed)
-    seen_names = set(splits["train"]["character"])
-    assert not seen_names & set(splits["character"]["character"])
-    assert len(set(splits["character"]["character"])) == 8
+    seen, held_out = (set(splits[name]["character"]) for name in ("train", "character"))
+    assert not seen & held_out and len(held_out) == 8
     closed = {row["character"]: set() for row in rows}
     for row in rows:
-        if row["attribute"] in CLOSED:
-            closed[row["character"]].add(row["value"])
-    seen_values = set().union(*(closed[name] for name in seen_names))
-    assert all(closed[name] <= seen_values for name in set(splits["character"]["character"]))
+        closed[row["character"]] |= {row["value"]} if row["attribute"] in CLOSED else set()
+    assert set().union(*(closed[name] for name in held_out)) <= set().union(*(closed[name] for name in seen))
 
     held_out = set(splits["phrasing"]["template"])
     assert Counter(form.split("-")[0] for form in held_out) == dict.fromkeys(ATTRIBUTES, 2)
@@ -424,8 +293,7 @@ def test_what_each_split_keeps_from_training(rows, templates, seed):
 def test_a_seed_gives_one_split(rows, splits):
     again, other = split(rows, seed=42), split(rows, seed=43)
     assert all(again[name].to_list() == splits[name].to_list() for name in splits)
-    assert keys(other["character"]) != keys(splits["character"])
-    assert keys(other["phrasing"]) != keys(splits["phrasing"])
+    assert all(keys(other[name]) != keys(splits[name]) for name in ("character", "phrasing"))
 
 
 def test_the_first_rows_of_a_split_are_a_sample_of_it(splits):
@@ -458,16 +326,7 @@ def test_too_few_characters_or_forms_are_said(characters, templates):
         split(expand(characters, alike), seed=0, phrasings=2)
 
 
-def test_files_read_back_equal(splits, tmp_path):
-    splits.save_to_disk(tmp_path / "dataset")
-    files = {name: str(tmp_path / f"{name}.jsonl") for name in splits}
-    for name, part in splits.items():
-        part.to_json(files[name], force_ascii=False)
-    from_disk, from_json = (
-        load_from_disk(tmp_path / "dataset"),
-        load_dataset("json", data_files=files, cache_dir=tmp_path),
-    )
-    for name, part in splits.items():
-        assert from_disk[name].to_list() == part.to_list()
-        assert from_json[name].to_list() == part.to_list()
-        assert load_rows(files[name]) == part.to_list()
+def test_half_an_emoji_is_refused_where_it_stands(tmp_path):
+    (tmp_path / "c.json").write_text('{"阿兰": {"身份": "灯匠\\\\ud83d"}}'.replace("\\\\", "\\"), encoding="utf-8")
+    with pytest.raises(DataError, match=r"c\.json: half an emoji, '\\ud83d', in '.*灯匠"):
+        load_characters(tmp_path / "c.json")

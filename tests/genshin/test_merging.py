@@ -20,7 +20,6 @@ from scripts.artifacts import fingerprint, read_json, write_json
 from scripts.genshin import merging
 from scripts.genshin.merging import (
     compare_logits,
-    load_with_adapter,
     merge,
     merge_receipt,
     prompt_logits,
@@ -36,16 +35,9 @@ def save_base(folder, tokenizer, seed, **changes):
     """A random Qwen2 with a generation config that samples, as DeepSeek's does; its norms differ from 1, as trained ones do."""
     set_seed(seed)
     config = Qwen2Config(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=128,
-        tie_word_embeddings=False,
-        **changes,
-    )
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=128, tie_word_embeddings=False, **changes,
+    )  # fmt: skip
     model = Qwen2ForCausalLM(config)
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -56,12 +48,13 @@ def save_base(folder, tokenizer, seed, **changes):
     return str(folder)
 
 
-def save_adapter(folder, base, seed=0, targets=("q_proj", "v_proj", "down_proj")):
+def save_adapter(folder, base, seed=0):
     """A LoRA adapter that changes something, with the record that notebook 02 writes beside it."""
     model = AutoModelForCausalLM.from_pretrained(base)
     trained_on = base_fingerprint(model)
     set_seed(seed)
-    config = LoraConfig(r=4, lora_alpha=8, target_modules=list(targets), init_lora_weights=False, task_type="CAUSAL_LM")
+    targets = ["q_proj", "v_proj", "down_proj"]
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=targets, init_lora_weights=False, task_type="CAUSAL_LM")
     get_peft_model(model, config).save_pretrained(folder)
     write_json(folder / "run.json", {"base_fingerprint": trained_on})
     return folder
@@ -74,24 +67,8 @@ def places(tmp_path_factory, tokenizer):
     base, other_base = (save_base(root / name, tokenizer, seed) for seed, name in enumerate(("base", "other-base")))
     adapter, other_adapter = (save_adapter(root / name, base, seed) for seed, name in enumerate(("adapter", "second")))
     merged = merge(base, adapter, root / "merged", tokenizer, torch.float32, CPU)
-    return {
-        "base": base,
-        "other_base": other_base,
-        "adapter": adapter,
-        "other_adapter": other_adapter,
-        "merged": merged,
-    }
-
-
-def contents(folder):
-    return {
-        str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-
-
-# ----- the same model
+    named = {"base": base, "other_base": other_base, "adapter": adapter, "other_adapter": other_adapter}
+    return named | {"merged": merged}
 
 
 @pytest.fixture(scope="module")
@@ -99,15 +76,11 @@ def prompts(tokenizer):
     return [chat.prompt_ids(tokenizer, question) for question in QUESTIONS]
 
 
-def test_the_merge_answers_as_base_and_adapter_do(places, prompts):
-    two = load_with_adapter(places["base"], places["adapter"], torch.float32, CPU)
-    one = AutoModelForCausalLM.from_pretrained(places["merged"])
-    plain = AutoModelForCausalLM.from_pretrained(places["base"])
-    with torch.inference_mode():
-        for ids in prompts:  # each alone, without the function under test
-            expected, merged, base = (m(torch.tensor([ids])).logits for m in (two.eval(), one.eval(), plain.eval()))
-            torch.testing.assert_close(merged, expected, rtol=0, atol=1e-5)
-            assert (base - expected).abs().max() > 0.01, "an adapter that changes nothing would prove nothing"
+def read(folder):
+    return AutoModelForCausalLM.from_pretrained(folder)
+
+
+# ----- the same model
 
 
 def test_the_merged_weights_are_base_plus_scaled_product(places):
@@ -129,9 +102,8 @@ def test_the_merged_weights_are_base_plus_scaled_product(places):
 def test_the_receipt_says_so(places, prompts, dtype, bound, where):
     folder = places["merged"] if where == "read from disk" else None
     receipt = merge_receipt(places["base"], places["adapter"], folder, prompts, dtype, CPU)
-    assert list(receipt) == ["merged", "dtype", "positions", "max difference", "mean difference", "argmax agreement"]
-    assert receipt["merged"] == where
-    assert receipt["dtype"] == str(dtype).split(".")[1] and receipt["positions"] == sum(map(len, prompts))
+    told = [where, str(dtype).split(".")[1], sum(map(len, prompts))]
+    assert [receipt["merged"], receipt["dtype"], receipt["positions"]] == told
     assert 0 <= receipt["mean difference"] <= receipt["max difference"] < bound
     assert receipt["argmax agreement"] == 1.0 or dtype == torch.bfloat16
     json.dumps(receipt)
@@ -153,16 +125,8 @@ def test_the_sum_in_memory_is_exact_where_the_stored_16_bits_are_not(places, pro
 
 
 def test_the_folder_holds_safetensors_tokenizer_template_and_settings_and_no_pickle(places):
-    names = set(os.listdir(places["merged"]))
-    assert names == {
-        "model.safetensors",
-        "config.json",
-        "generation_config.json",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "chat_template.jinja",
-        "merge.json",
-    }
+    config = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
+    assert set(os.listdir(places["merged"])) == {"model.safetensors", "merge.json", *config}
     assert read_json(places["merged"] / "merge.json") == {
         "base": "base",
         "base_fingerprint": read_json(places["adapter"] / "run.json")["base_fingerprint"],
@@ -203,9 +167,8 @@ def test_a_merge_of_a_chatml_model_ends_where_its_turns_do(places, tokenizer, tm
         "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
     )
     question = [{"role": "user", "content": QUESTIONS[0]}]
-    assert saved.decode(
-        saved.apply_chat_template(question, add_generation_prompt=True, return_dict=False)
-    ) == prompt.format(QUESTIONS[0])
+    served = saved.apply_chat_template(question, add_generation_prompt=True, tokenize=False)
+    assert served == prompt.format(QUESTIONS[0])
     assert merging.modelfile(merged) == (
         f'FROM ./merged\nTEMPLATE """{prompt.format("{{ .Prompt }}")}"""\n'
         'PARAMETER stop "<|im_end|>"\nPARAMETER stop "<|endoftext|>"\n'
@@ -216,41 +179,40 @@ def test_a_merge_of_a_chatml_model_ends_where_its_turns_do(places, tokenizer, tm
 # ----- what is refused
 
 
-def test_the_same_merge_is_left_untouched(places, tokenizer):
+def contents(folder):
+    return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()}
+
+
+def test_the_same_merge_is_left_untouched_and_another_is_not_written_over_it(places, tokenizer):
     before = contents(places["merged"])
     again = merge(places["base"], places["adapter"], str(places["merged"]), tokenizer, torch.float32, CPU)
     assert again == places["merged"] and contents(places["merged"]) == before
+    for base, adapter, dtype in (
+        ("base", "other_adapter", torch.float32),
+        ("other_base", "adapter", torch.float32),
+        ("base", "adapter", torch.bfloat16),
+    ):
+        with pytest.raises(FileExistsError) as error:
+            merge(places[base], places[adapter], places["merged"], tokenizer, dtype, CPU)
+        message = str(error.value)
+        assert message.startswith(".../merged already holds another merge (") and "nothing was written" in message
+        assert fingerprint(places["adapter"]) in message and fingerprint(places[adapter]) in message
+        assert contents(places["merged"]) == before
 
 
-@pytest.mark.parametrize(
-    "change",
-    [{"adapter": "other_adapter"}, {"base": "other_base"}, {"dtype": torch.bfloat16}],
-    ids=lambda c: next(iter(c)),
-)
-def test_another_merge_is_not_written_over(places, tokenizer, change):
-    before = contents(places["merged"])
-    base, adapter = places[change.get("base", "base")], places[change.get("adapter", "adapter")]
-    with pytest.raises(FileExistsError) as error:
-        merge(base, adapter, places["merged"], tokenizer, change.get("dtype", torch.float32), CPU)
-    message = str(error.value)
-    assert message.startswith(".../merged already holds another merge (") and "nothing was written" in message
-    assert fingerprint(places["adapter"]) in message and fingerprint(adapter) in message
-    assert contents(places["merged"]) == before
-
-
-@pytest.mark.parametrize("standing", [{"notes.txt": "mine"}, {}], ids=["a file", "empty"])
+@pytest.mark.parametrize("standing", [["notes.txt"], []])
 def test_a_folder_that_is_no_merge_is_not_written_over(places, tokenizer, tmp_path, standing):
-    for name, text in standing.items():
-        (tmp_path / name).write_text(text)
+    for name in standing:
+        (tmp_path / name).touch()
     with pytest.raises(FileExistsError, match="already holds files that are no merge; nothing was written"):
         merge(places["base"], places["adapter"], tmp_path, tokenizer, torch.float32, CPU)
-    assert set(os.listdir(tmp_path)) == set(standing)
+    assert os.listdir(tmp_path) == standing
 
 
 def test_an_adapter_of_another_base_is_refused_with_both_names(places, tokenizer, tmp_path):
     with pytest.raises(ValueError) as error:
         merge(places["other_base"], places["adapter"], tmp_path / "merged", tokenizer, torch.float32, CPU)
-    prints = [base_fingerprint(AutoModelForCausalLM.from_pretrained(places[name])) for name in ("base", "other_base")]
+    prints = [base_fingerprint(read(places[name])) for name in ("base", "other_base")]
     assert str(error.value) == (
         f".../adapter was trained on another base (base, fingerprint {prints[0]}) than the one given "
         f"(other-base, fingerprint {prints[1]}); set COOKBOOK_CAUSAL_LM to that base"
@@ -259,8 +221,7 @@ def test_an_adapter_of_another_base_is_refused_with_both_names(places, tokenizer
 
 
 def test_a_merged_weight_that_is_not_finite_is_refused_and_nothing_is_written(places, tokenizer, tmp_path):
-    broken = tmp_path / "broken"
-    save_adapter(broken, places["base"])
+    broken = save_adapter(tmp_path / "broken", places["base"])
     weights = load_file(broken / "adapter_model.safetensors")
     next(weight for name, weight in sorted(weights.items()) if "lora_B" in name)[0, 0] = float("nan")
     save_file(weights, broken / "adapter_model.safetensors", metadata={"format": "pt"})
@@ -272,30 +233,25 @@ def test_a_merged_weight_that_is_not_finite_is_refused_and_nothing_is_written(pl
 # ----- setting aside
 
 
-def fake_merge(folder, adapter, text):
+def fake_merge(folder, adapter, text=""):
     folder.mkdir()
     write_json(folder / "merge.json", {"base": "base", "adapter": adapter, "dtype": "torch.float32"})
     (folder / "model.safetensors").write_text(text)
 
 
-def test_merges_of_another_adapter_are_set_aside_under_its_fingerprint_and_all_stay(tmp_path):
-    (tmp_path / "adapter").mkdir()
-    target, asides = tmp_path / "merged", []
-    assert set_aside_stale(target, tmp_path / "adapter") is None  # nothing is there
+def test_merges_of_another_adapter_are_set_aside_under_its_fingerprint_and_all_else_stays(tmp_path):
+    target, adapter, notes, asides = tmp_path / "merged", tmp_path / "adapter", tmp_path / "notes", []
+    adapter.mkdir()
+    notes.mkdir()
     for text in ("first", "second", "third"):
+        assert set_aside_stale(target, adapter) is None  # nothing is there
         fake_merge(target, "0123456789abcdef", text)
-        asides.append(set_aside_stale(target, tmp_path / "adapter"))
+        asides.append(set_aside_stale(target, adapter))
     assert [(path / "model.safetensors").read_text() for path in asides] == ["first", "second", "third"]
     assert asides[0] == tmp_path / "merged-0123456789abcdef" and not target.exists()
-
-
-def test_what_is_no_merge_and_this_adapters_own_merge_stay(tmp_path):
-    (tmp_path / "adapter").mkdir()
-    (tmp_path / "notes").mkdir()
-    fake_merge(tmp_path / "merged", fingerprint(tmp_path / "adapter"), "own")
-    assert set_aside_stale(tmp_path / "notes", tmp_path / "adapter") is None
-    assert set_aside_stale(tmp_path / "merged", tmp_path / "adapter") is None
-    assert (tmp_path / "notes").exists() and (tmp_path / "merged").exists()
+    fake_merge(target, fingerprint(adapter))  # its own
+    assert set_aside_stale(target, adapter) is set_aside_stale(notes, adapter) is None
+    assert target.exists() and notes.exists()
 
 
 # ----- the base's fingerprint
@@ -313,7 +269,7 @@ def test_a_base_has_one_fingerprint_with_and_without_adapter_and_in_both_dtypes(
         merged.add(base_fingerprint(model.merge_and_unload()))
     assert len(prints) == 1 and re.fullmatch("[0-9a-f]{16}-[0-9a-f]{16}", next(iter(prints)))
     assert not prints & merged, "a base into which an adapter was merged is another base"
-    base, other, merge_ = (AutoModelForCausalLM.from_pretrained(places[n]) for n in ("base", "other_base", "merged"))
+    base, other, merge_ = (read(places[name]) for name in ("base", "other_base", "merged"))
     assert len({base_fingerprint(one) for one in (base, other, merge_)}) == 3 and identity(base) != identity(merge_)
     # An adapter on embed_tokens wraps the very weights that are looked at.
     config = LoraConfig(target_modules=["embed_tokens", "lm_head", "q_proj"], init_lora_weights=False)
@@ -321,27 +277,24 @@ def test_a_base_has_one_fingerprint_with_and_without_adapter_and_in_both_dtypes(
     assert base_fingerprint(get_peft_model(base, config)) == before
 
 
-def test_an_adapter_of_the_second_stage_is_refused_on_the_first_stages_base(places, tmp_path):
-    """Trained on the merge; embeddings and norms are those of the base, so they alone would not tell."""
-    second = save_adapter(tmp_path / "second", places["merged"])
-    load_with_adapter(places["merged"], second, torch.float32, CPU)
-    with pytest.raises(ValueError, match="was trained on another base"):
-        load_with_adapter(places["base"], second, torch.float32, CPU)
-
-
 def test_of_quantized_weights_embeddings_and_norms_alone_tell(places):
-    model = AutoModelForCausalLM.from_pretrained(places["base"])
+    model = read(places["base"])
     whole = base_fingerprint(model)
     linear = model.model.layers[0].mlp.down_proj
     linear.weight = torch.nn.Parameter(torch.zeros_like(linear.weight, dtype=torch.uint8), requires_grad=False)
     quantized = base_fingerprint(model)  # as bitsandbytes leaves a layer: bytes
     assert quantized == whole[:16] + "-4bit" and same_base(quantized, whole) and same_base(whole, quantized)
-    assert not same_base(quantized, "0" * 16 + "-4bit") and not same_base(whole, whole[:16] + "-" + "0" * 16)
+    assert not same_base(whole, whole[:16] + "-" + "0" * 16)
+    for part in ("model.norm.weight", "model.embed_tokens.weight", "model.layers.1.input_layernorm.weight"):
+        with torch.no_grad():
+            model.state_dict()[part].view(-1)[3] += 0.01
+        earlier, quantized = quantized, base_fingerprint(model)
+        assert not same_base(quantized, earlier)
 
 
 @pytest.mark.parametrize("change", ["weight", "adapter", "off"])
 def test_models_identity_changes_with_weights_and_with_the_adapters_that_are_on(places, change):
-    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(places["base"]), str(places["adapter"]))
+    model = PeftModel.from_pretrained(read(places["base"]), str(places["adapter"]))
     before = identity(model)
     assert identity(model) == before
     weights = [w for name, w in model.named_parameters() if ("lora_B" in name) == (change == "adapter")]
@@ -362,17 +315,6 @@ def test_a_checkpoint_in_bfloat16_has_that_fingerprint_in_float16_too(tokenizer,
     assert len({base_fingerprint(model) for model in loaded}) == 1
 
 
-@pytest.mark.parametrize(
-    "part", ["model.norm.weight", "model.embed_tokens.weight", "model.layers.1.input_layernorm.weight"]
-)
-def test_a_base_that_was_trained_on_has_another(places, part):
-    model = AutoModelForCausalLM.from_pretrained(places["base"])
-    before = base_fingerprint(model)
-    with torch.no_grad():
-        model.state_dict()[part].view(-1)[3] += 0.01
-    assert base_fingerprint(model) != before
-
-
 # ----- logits
 
 
@@ -382,12 +324,11 @@ def test_hand_computed_differences():
     result = compare_logits(left, right)
     # Differences: 1, then 2, then 3, of 12 numbers. argmax: row 0 is 2 against 1 (the first of equals), row 2 is 1 against 2.
     assert result == {"max difference": 3.0, "mean difference": 0.5, "argmax agreement": 0.5}
-    assert compare_logits(left, left) == {"max difference": 0.0, "mean difference": 0.0, "argmax agreement": 1.0}
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 16])
+@pytest.mark.parametrize("batch_size", [2, 16])
 def test_logits_of_padded_batches_are_those_of_each_prompt_alone_in_order(places, prompts, batch_size):
-    model = AutoModelForCausalLM.from_pretrained(places["base"])
+    model = read(places["base"])
     with torch.inference_mode():
         alone = torch.cat([model(torch.tensor([ids])).logits[0] for ids in prompts])
     logits = prompt_logits(model, prompts, batch_size)

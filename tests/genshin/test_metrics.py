@@ -9,7 +9,6 @@ import pytest
 import sacrebleu
 import torch
 from bert_score import BERTScorer
-from rouge_score import rouge_scorer
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from scripts.genshin import metrics
@@ -26,30 +25,24 @@ def test_docstring_examples():
 # --- text and overlap ------------------------------------------------------------------------------------------------
 
 
-def test_rouge_l_by_hand_where_the_default_tokenizer_gives_zero():
+def test_rouge_l_by_hand():
     # common subsequence of 元素岩 and 岩元素 is 元素; of the second pair 钟离璃月, 4 of 6 on both sides
     predictions, references = ["元素岩", "钟离来自璃月", "岩元素", ""], ["岩元素", "钟离是璃月人", "岩元素", "岩"]
     assert metrics.rouge_l(predictions, references).tolist() == pytest.approx([2 / 3, 4 / 6, 1, 0])
     assert math.isnan(metrics.rouge_l(["岩"], [""])[0])
-    default = rouge_scorer.RougeScorer(["rougeL"])
-    assert default.score("岩元素", "岩元素")["rougeL"].fmeasure == 0
 
 
-def test_bleu_by_hand_and_against_sacrebleu():
+def test_bleu_by_hand_and_against_sacrebleu_and_100_for_perfect_short_answers():
     # 5 characters against 6. Found in the reference: 5/5 unigrams, 3/4 bigrams, 1/3 trigrams, 0/2 four-grams, which
     # "exp" smoothing makes 1/(2*2); the prediction is shorter: brevity penalty exp(1 - 6/5).
     predictions, references = ["钟离自璃月"], ["钟离来自璃月"]
     precisions = [5 / 5, 3 / 4, 1 / 3, 1 / (2 * 2)]
     by_hand = 100 * math.exp(1 - 6 / 5) * math.prod(precisions) ** (1 / 4)
     assert metrics.bleu(predictions, references) == pytest.approx(by_hand)
-    library = sacrebleu.corpus_bleu(predictions, [references], tokenize="zh")
-    assert metrics.bleu(predictions, references) == library.score
-
-
-def test_bleu_of_perfect_short_answers_is_100():
-    answers = ["璃月", "岩元素"]
-    assert metrics.bleu(answers, answers) == pytest.approx(100)
-    assert sacrebleu.corpus_bleu(answers, [answers], tokenize="zh").score == 0  # without effective order
+    assert (
+        metrics.bleu(predictions, references) == sacrebleu.corpus_bleu(predictions, [references], tokenize="zh").score
+    )
+    assert metrics.bleu(["璃月", "岩元素"], ["璃月", "岩元素"]) == pytest.approx(100)
 
 
 def test_chrf_by_hand_and_against_sacrebleu():
@@ -57,7 +50,6 @@ def test_chrf_by_hand_and_against_sacrebleu():
     assert metrics.chrf(["火元素"], ["水元素"]) == pytest.approx(100 * (2 / 3 + 1 / 2 + 0) / 3)
     predictions, references = ["钟离来自璃月", "岩", ""], ["钟离是璃月人", "岩元素", "水元素"]
     assert metrics.chrf(predictions, references) == sacrebleu.corpus_chrf(predictions, [references]).score
-    assert metrics.chrf(["璃月"], ["璃月"]) == pytest.approx(100)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +57,6 @@ def test_chrf_by_hand_and_against_sacrebleu():
     [
         (["岩"], ["岩", "水"], "predictions has 1 rows, references has 2"),
         ([], [], "at least one row"),
-        (["岩", None], ["岩", "水"], "predictions, row 1: a text is needed, got None"),
         (["岩", "水"], pd.Series(["岩", math.nan]), "references, row 1: a text is needed, got nan"),
         ("岩", ["岩"], "predictions: a sequence of texts is needed"),
     ],
@@ -106,7 +97,7 @@ def _texts(count, seed):
     return ["".join(pick.choices(CHARACTERS, k=pick.randint(1, 20))) for _ in range(count)]
 
 
-def test_bert_scores_equal_the_library_row_by_row(encoder, scorer):
+def test_bert_scores_and_their_hash_are_the_librarys(encoder, scorer):
     predictions, references = _texts(30, seed=1), _texts(30, seed=2)
     predictions += [references[3], predictions[0], "  岩元素 ", "X"]  # the reference itself, a repeat, spaces, unknown
     references += [references[3], references[0], "岩元素", "岩元素"]
@@ -118,13 +109,9 @@ def test_bert_scores_equal_the_library_row_by_row(encoder, scorer):
         assert frame.loc[row, ["precision", "recall", "f1"]].tolist() == pytest.approx(one, abs=1e-6), row
     assert list(frame.columns) == ["precision", "recall", "f1", "reason"] and (frame["reason"] == "").all()
     assert frame.loc[30, "f1"] == pytest.approx(1, abs=1e-5) and frame["f1"].nunique() > 20
-
-
-def test_hash_is_the_librarys_without_the_machines_path(encoder, scorer):
-    library = BERTScorer(str(encoder), num_layers=2, device="cpu")
-    frame = scorer.score(["岩"], ["水"])
+    # the hash is the library's, without the machine's path
     assert frame.attrs["hash"] == scorer.hash == library.hash.replace(str(encoder), encoder.name)
-    assert str(encoder.parent) not in scorer.hash and scorer.hash.startswith("小 bert_L2_no-idf_version=")
+    assert str(encoder.parent) not in scorer.hash
 
 
 def test_empty_texts_are_scored_with_a_reason(scorer):
@@ -133,7 +120,6 @@ def test_empty_texts_are_scored_with_a_reason(scorer):
     prediction, reference = "the prediction is empty", "the reference is empty"
     assert frame["reason"].tolist() == [prediction, prediction, reference, reference, "", prediction]
     assert frame["precision"].isna().tolist() == frame["f1"].isna().tolist()
-    assert scorer.score([""], ["岩"])["f1"].tolist() == [0]
 
 
 def test_a_text_longer_than_the_encoder_is_cut_and_says_so(scorer):
@@ -152,8 +138,7 @@ def test_texts_of_like_length_are_encoded_together(scorer):
         if isinstance(module, BertModel):
             widths.append(inputs[0].shape)
 
-    lengths = [1, 9, 2, 8, 1, 9, 2, 8]
-    texts = [character * n for character, n in zip("水火风雷草冰岩元", lengths, strict=True)]
+    texts = ["水", "火" * 9, "风" * 2, "雷" * 8, "草", "冰" * 9, "岩" * 2, "元" * 8]
     with torch.nn.modules.module.register_module_forward_pre_hook(seen):
         scorer.score(texts * 5, texts[::-1] * 5)
         scorer.score(["钟离"] * 5, ["钟离"] * 5)  # the same text: no work at all
@@ -169,18 +154,13 @@ def test_a_layer_that_is_not_there(encoder, layers):
 
 
 def test_a_folder_that_bert_score_would_take_for_a_t5(encoder):
+    (encoder.parent / "t5 box").mkdir()
+    for name in ("bert-t5", "t5 box/bert"):
+        (encoder.parent / name).symlink_to(encoder)
     with pytest.raises(ValueError, match="takes a folder of this name for a T5"):
-        metrics.BertScores(_linked(encoder, "bert-t5"), num_layers=2)
-    inside = metrics.BertScores(_linked(encoder, "t5 box/bert"), num_layers=2)
+        metrics.BertScores(encoder.parent / "bert-t5", num_layers=2)
+    inside = metrics.BertScores(encoder.parent / "t5 box/bert", num_layers=2)
     assert inside.score(["岩"], ["水"])["f1"].notna().all()
-
-
-def _linked(folder, name):
-    """The same folder under another name."""
-    link = folder.parent / name
-    link.parent.mkdir(exist_ok=True)
-    link.symlink_to(folder)
-    return link
 
 
 def test_random_pair_baseline_is_a_seeded_derangement(scorer):
@@ -202,11 +182,8 @@ def test_random_pair_baseline_is_a_seeded_derangement(scorer):
 @pytest.mark.parametrize(
     ("answer", "values", "expected"),
     [
-        ("钟离使用岩元素。", ["岩元素", "水元素"], "岩元素"),
         ("钟离使用岩元素，岩元素！", ["岩元素", "水元素"], "岩元素"),  # twice the same
-        ("岩元素或水元素", ["岩元素", "水元素"], None),
         ("不知道", ["岩元素", "水元素"], None),
-        ("", ["岩元素"], None),
         ("钟离是成年男性", ["男性", "成年男性", "女性"], "成年男性"),  # 男性 lies inside
         ("成年男性还是男性", ["男性", "成年男性", "女性"], None),  # and once more outside
         ("甲乙丙丁", ["甲乙", "乙丙丁"], "乙丙丁"),  # the longer of two that overlap
@@ -218,24 +195,9 @@ def test_value_of(answer, values, expected):
     assert metrics.value_of(answer, values) == expected
 
 
-@pytest.mark.parametrize(
-    ("answer", "values", "message"),
-    [
-        (None, ["岩"], "answer, row 0"),
-        ("岩", "岩", "values: a sequence of texts"),
-        ("岩", [], "values: a closed set"),
-        ("岩", ["岩", " "], "values: a closed set"),
-    ],
-)
-def test_value_of_refuses(answer, values, message):
-    with pytest.raises(ValueError, match=message):
-        metrics.value_of(answer, values)
-
-
 def test_per_value_report_by_hand():
-    true = ["岩", "岩", "岩", "水", "水", "火"]
-    predicted = ["岩", "水", None, "水", "水", math.nan]  # and 风, which is never true, below
-    report = metrics.per_value_report([*predicted, "风"], [*true, "火"])
+    true = ["岩", "岩", "岩", "水", "水", "火", "火"]
+    report = metrics.per_value_report(["岩", "水", None, "水", "水", math.nan, "风"], true)  # 风 is never true
     nan = math.nan
     expected = {
         "岩": [1 / 1, 1 / 3, 2 * 1 / (1 + 3), 3, 1],
@@ -249,39 +211,18 @@ def test_per_value_report_by_hand():
     for value, row in expected.items():
         assert report.loc[value].tolist() == pytest.approx(row, nan_ok=True), value
     assert report.attrs["accuracy"] == pytest.approx(3 / 7)
-    nothing = metrics.per_value_report([None, None], ["岩", "水"])
-    assert nothing.loc["all", "recall"] == nothing.attrs["accuracy"] == 0
-    assert math.isnan(nothing.loc["all", "precision"]) and nothing.loc["all", "none"] == 2
-
-
-@pytest.mark.parametrize(
-    ("predicted", "true", "message"),
-    [
-        ([None], [None], "true_values, row 0: a text is needed, got None"),
-        ([3], ["岩"], "predicted_values, row 0: a text is needed, got 3"),
-        (["岩"], ["岩", "水"], "predicted_values has 1 rows, true_values has 2"),
-        ([], [], "at least one row"),
-        (["岩"], ["none"], r"true_values: \['none'\] cannot be a value"),
-    ],
-)
-def test_per_value_report_refuses(predicted, true, message):
-    with pytest.raises(ValueError, match=message):
-        metrics.per_value_report(predicted, true)
+    nothing = metrics.per_value_report([None, None], ["岩", "水"]).loc["all"]
+    assert nothing["recall"] == 0 and math.isnan(nothing["precision"]) and nothing["none"] == 2
 
 
 def test_multi_label_by_hand():
     # Six labels: 国籍 is 璃月, 蒙德 or other, 元素力 is 岩, 风 or other. The first character's nation is another's: two
     # wrong labels. The second's element is unanswered: one. The third's nation is nobody's: two.
-    true = [
-        {("国籍", "璃月"), ("元素力", "岩")},
-        {("国籍", "蒙德"), ("元素力", "风")},
-        {("国籍", "蒙德"), ("元素力", "岩")},
-    ]
-    predicted = [{("国籍", "蒙德"), ("元素力", "岩")}, {("国籍", "蒙德")}, {("国籍", "月球"), ("元素力", "岩")}]
-    scores = metrics.multi_label(predicted, true)
-    assert scores == pytest.approx(
-        {"labels": 6, "hamming_loss": 5 / 18, "wrong_labels": 5 / 3, "jaccard": (1 / 3 + 1 / 2 + 1 / 3) / 3}
-    )
+    rock = ("元素力", "岩")
+    true = [{("国籍", "璃月"), rock}, {("国籍", "蒙德"), ("元素力", "风")}, {("国籍", "蒙德"), rock}]
+    scores = metrics.multi_label([{("国籍", "蒙德"), rock}, {("国籍", "蒙德")}, {("国籍", "月球"), rock}], true)
+    by_hand = {"labels": 6, "hamming_loss": 5 / 18, "wrong_labels": 5 / 3, "jaccard": (1 / 3 + 1 / 2 + 1 / 3) / 3}
+    assert scores == pytest.approx(by_hand)
     assert metrics.multi_label(true, true) == {"labels": 6, "hamming_loss": 0, "wrong_labels": 0, "jaccard": 1}
     assert metrics.multi_label([set()] * 3, true)["wrong_labels"] == pytest.approx(2)
     # Inventing values does not lower the Hamming loss.
@@ -291,34 +232,33 @@ def test_multi_label_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("predicted", "true", "message"),
+    ("metric", "first", "second", "message"),
     [
-        ([set()], [], "predicted has 1 rows, true has 0"),
-        ([], [], "at least one row"),
-        ([set()], [set()], "true, row 0: no .* pair"),
-        ([{("国籍", None)}], [{("国籍", "璃月")}], "predicted, row 0: .* is not an"),
-        ([set()], [{"璃月"}], "true, row 0: '璃月' is not an"),
-        ([{("年龄", "6000")}], [{("国籍", "璃月")}], "no character has the attribute"),
-        ([set()], [{("国籍", "other")}], "is kept for predictions"),
+        (metrics.value_of, None, ["岩"], "answer, row 0"),
+        (metrics.value_of, "岩", "岩", "values: a sequence of texts"),
+        (metrics.value_of, "岩", ["岩", " "], "values: a closed set"),
+        (metrics.per_value_report, [None], [None], "true_values, row 0: a text is needed, got None"),
+        (metrics.per_value_report, [3], ["岩"], "predicted_values, row 0: a text is needed, got 3"),
+        (metrics.per_value_report, ["岩"], ["岩", "水"], "predicted_values has 1 rows, true_values has 2"),
+        (metrics.per_value_report, ["岩"], ["none"], r"true_values: \['none'\] cannot be a value"),
+        (metrics.multi_label, [set()], [], "predicted has 1 rows, true has 0"),
+        (metrics.multi_label, [set()], [set()], "true, row 0: no .* pair"),
+        (metrics.multi_label, [{("国籍", None)}], [{("国籍", "璃月")}], "predicted, row 0: .* is not an"),
+        (metrics.multi_label, [set()], [{"璃月"}], "true, row 0: '璃月' is not an"),
+        (metrics.multi_label, [{("年龄", "6000")}], [{("国籍", "璃月")}], "no character has the attribute"),
+        (metrics.multi_label, [set()], [{("国籍", "other")}], "is kept for predictions"),
     ],
 )
-def test_multi_label_refuses(predicted, true, message):
+def test_values_that_cannot_be_compared_are_refused(metric, first, second, message):
     with pytest.raises(ValueError, match=message):
-        metrics.multi_label(predicted, true)
-
-
-# --- one table -------------------------------------------------------------------------------------------------------
+        metric(first, second)
 
 
 def test_summary():
-    frame = pd.DataFrame(
-        [
-            ("tuned", "test", "岩元素", "岩元素", 1.0),
-            ("tuned", "test", "水元素", "火元素", 0.5),
-            ("base", "test", "岩元素", "", 0.0),
-            ("base", "test", "", "岩", math.nan),
-        ],
-        columns=["model", "split", "answer", "prediction", "f1"],
+    frame = pd.DataFrame({"model": ["tuned", "tuned", "base", "base"], "split": "test"}).assign(
+        answer=["岩元素", "水元素", "岩元素", ""],
+        prediction=["岩元素", "火元素", "", "岩"],
+        f1=[1.0, 0.5, 0.0, math.nan],
     )
     table = metrics.summary(frame, by=["model", "split"])
     assert list(table.index) == [("tuned", "test"), ("base", "test")]
@@ -334,3 +274,12 @@ def test_summary():
         metrics.summary(frame, by="attribute")
     with pytest.raises(ValueError, match="no rows"):
         metrics.summary(frame[:0], by="model")
+
+
+def test_bleu_of_rare_characters_is_that_of_common_ones():
+    common, rare = ("天地人和水", "天地人和火"), ("𠀀𠀁𠀂𠀃𠀄", "𠀀𠀁𠀂𠀃𠀅")
+    assert (
+        metrics.bleu(*([text] for text in rare))
+        == metrics.bleu(*([text] for text in common))
+        == pytest.approx(66.87, abs=0.01)
+    )

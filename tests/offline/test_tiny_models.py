@@ -30,16 +30,7 @@ from scripts.genshin.metrics import BertScores
 from scripts.likelihood import completion_losses, losses
 from scripts.models import checkpoint
 from scripts.offline import hupu_lessons, hupu_text, lesson_text, reading_text, tiny_models
-from scripts.offline.tiny_models import (
-    RECIPES,
-    build,
-    build_bert_tokenizer,
-    build_tokenizer,
-    made_up_characters,
-    make,
-    pretraining_rows,
-    project_characters,
-)
+from scripts.offline.tiny_models import RECIPES, build, make, pretraining_rows, project_characters
 from scripts.profiles import ROOT
 from scripts.ratings import hupu
 from scripts.reading import qa
@@ -74,7 +65,7 @@ def loaded(name):
 def pretraining(request):
     """(made-up people, rows) of both models, and of another seed, so that no luck of the draw is tested."""
     recipe = replace(RECIPES["tiny-causal-lm"], seed=request.param)
-    return made_up_characters(recipe.characters, random.Random(recipe.seed)), pretraining_rows(recipe)
+    return tiny_models.made_up_characters(recipe.characters, random.Random(recipe.seed)), pretraining_rows(recipe)
 
 
 def test_no_name_of_the_data_stands_in_any_row_and_made_up_nations_and_elements_are_no_real_ones(pretraining):
@@ -103,6 +94,12 @@ def test_no_question_is_asked_in_a_form_that_the_notebooks_train_or_test_on(pret
     assert {form.format(n="{name}", h="{honorific}", p="{pronoun}") for form in grammar} & forms
 
 
+@pytest.mark.parametrize("text", [lesson_text, reading_text, hupu_lessons])
+def test_a_seed_gives_its_rows_and_another_seed_others(text):
+    assert text.rows(40, seed=1) == text.rows(40, seed=1) != text.rows(40, seed=2)
+    assert text.rows(40, seed=1)[:15] == text.rows(15, seed=1) and text.rows(0, seed=1) == []
+
+
 # ----- tokenizers
 
 
@@ -115,7 +112,7 @@ def test_a_text_of_the_project_has_a_token_a_character_whatever_stands_beside_it
         assert [tokenizer.decode([i]) for i in ids] == list(text)
 
 
-@pytest.mark.parametrize("text", ["龘", "🦊", "é", "钟离🦊来自龘？", "한국", "\t", "\r\n", "a  b\n\n c", "\u200b"])
+@pytest.mark.parametrize("text", ["é", "钟离🦊来自龘？", "\r\n", "a  b\n\n c\t", "\u200b"])
 def test_any_other_character_goes_by_its_bytes_and_comes_back(tokenizer, text):
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     assert tokenizer.decode(ids) == text
@@ -139,16 +136,12 @@ def test_tokenizing_adds_nothing_of_its_own(tokenizer):
     assert tokenizer("好")["input_ids"] == tokenizer("好", add_special_tokens=False)["input_ids"]
 
 
-TEXTS = [
-    "钟离来自哪里？",
-    "龘🦊 a  b\n",
-    "<｜User｜>魈<｜Assistant｜><think>\n\n</think>\n\n岩元素<｜end▁of▁sentence｜>",
-]
+TEXTS = ["龘🦊 a  b\n", "<｜User｜>魈<｜Assistant｜><think>\n\n</think>\n\n岩元素<｜end▁of▁sentence｜>"]
 
 
 def test_autotokenizer_reads_the_saved_folder_as_the_same_tokenizer(tmp_path):
     """For a Qwen2 checkpoint AutoTokenizer takes Qwen2's own class, whatever was saved; another reads other ids."""
-    tokenizer = build_tokenizer()
+    tokenizer = tiny_models.build_tokenizer()
     tokenizer.save_pretrained(tmp_path)
     Qwen2Config().save_pretrained(tmp_path)
     read = AutoTokenizer.from_pretrained(tmp_path)
@@ -159,9 +152,10 @@ def test_autotokenizer_reads_the_saved_folder_as_the_same_tokenizer(tmp_path):
 
 
 def test_bert_reads_a_token_a_chinese_character_between_cls_and_sep(tmp_path):
-    build_bert_tokenizer().save_pretrained(tmp_path)
+    built = tiny_models.build_bert_tokenizer()
+    built.save_pretrained(tmp_path)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
-    assert isinstance(tokenizer, BertTokenizer) and tokenizer.get_vocab() == build_bert_tokenizer().get_vocab()
+    assert isinstance(tokenizer, BertTokenizer) and tokenizer.get_vocab() == built.get_vocab()
     pair = tokenizer("钟离？", "岩，")
     assert tokenizer.convert_ids_to_tokens(pair["input_ids"]) == ["[CLS]", *"钟离？", "[SEP]", *"岩，", "[SEP]"]
     assert pair["token_type_ids"] == [0] * 5 + [1] * 3
@@ -175,8 +169,7 @@ def lines_about(name):
         return [*common_characters(), *map(chr, range(33, 127)), *(row["context"] + row["question"] for row in rows)]
     if name == "tiny-scorer":
         return [path.read_text(encoding="utf-8") for path in lesson_text.FOLDER.glob("*.json")]
-    frame, _ = hupu.load(hupu_text.FILE)
-    rows = [*hupu.messages(frame), *hupu_lessons.rows(2000, seed=7)]
+    rows = [*hupu.messages(hupu.load(hupu_text.FILE)[0]), *hupu_lessons.rows(2000, seed=7)]
     return [message["content"] for row in rows for message in row]
 
 
@@ -187,8 +180,7 @@ def test_a_model_has_a_token_for_each_character_that_it_will_read(name):
     assert model.config.vocab_size == len(tokenizer) and len(characters) > 500
     for character in characters:
         ids = tokenizer(character, add_special_tokens=False)["input_ids"]
-        assert len(ids) == 1 and ids != [tokenizer.unk_token_id], character
-        assert tokenizer.decode(ids).lower() == character.lower()
+        assert len(ids) == 1 and tokenizer.decode(ids).lower() == character.lower()  # not [UNK]
 
 
 # ----- building
@@ -247,14 +239,12 @@ def test_a_folder_of_another_recipe_or_of_none_is_built_anew(small_cache, capsys
     build("tiny-bert")
     record = small_cache / "tiny-bert" / "recipe.json"
     before = read_json(record)
-    assert before["epochs"] == 1 and "heads" not in before
     tiny_models.RECIPES["tiny-bert"] = replace(SMALL["tiny-bert"], learning_rate=1e-3)
     build("tiny-bert")
     assert read_json(record)["fingerprint"] != before["fingerprint"]
     record.unlink()
     build("tiny-bert")
-    assert record.exists() and capsys.readouterr().out.count("built") == 3
-    assert os.listdir(small_cache) == ["tiny-bert"]
+    assert record.exists() and capsys.readouterr().out.count("built") == 3 and os.listdir(small_cache) == ["tiny-bert"]
 
 
 KILLED = """
@@ -294,30 +284,31 @@ def test_the_causal_lm_has_learned_its_language():
     assert completion_losses(model, tokenizer, [nonsense])[0] > 3.0
 
 
-# (sentence, paraphrase, unrelated)
-TRIPLES = [
-    ("温迪来自哪个国家？", "温迪是哪国人？", "香菱的性格怎么样？"),
-    ("请问，甘雨的职业是什么？", "甘雨是做什么工作的？", "雷泽使用哪种元素？"),
-    ("迪卢克是什么性格？", "迪卢克的性格是怎样的？", "凝光来自哪里？"),
-    ("胡桃的身份是什么？", "胡桃是什么身份的人？", "优菈是男是女？"),
-    ("纳西妲是哪一国的人？", "纳西妲来自什么国家？", "凯亚有什么职务？"),
-    ("那维莱特是枫丹的审判官", "那维莱特的职务是枫丹审判官", "安柏，热情开朗"),
-    ("七七是男孩还是女孩？", "七七的性别是什么？", "夜兰靠什么元素战斗？"),
-    ("夏洛蒂的性情如何？", "夏洛蒂为人怎么样？", "重云属于哪个元素？"),
-]
+# sentence, paraphrase, unrelated
+TRIPLES = """
+温迪来自哪个国家？ 温迪是哪国人？ 香菱的性格怎么样？
+请问，甘雨的职业是什么？ 甘雨是做什么工作的？ 雷泽使用哪种元素？
+迪卢克是什么性格？ 迪卢克的性格是怎样的？ 凝光来自哪里？
+胡桃的身份是什么？ 胡桃是什么身份的人？ 优菈是男是女？
+纳西妲是哪一国的人？ 纳西妲来自什么国家？ 凯亚有什么职务？
+那维莱特是枫丹的审判官 那维莱特的职务是枫丹审判官 安柏，热情开朗
+七七是男孩还是女孩？ 七七的性别是什么？ 夜兰靠什么元素战斗？
+夏洛蒂的性情如何？ 夏洛蒂为人怎么样？ 重云属于哪个元素？
+"""
 
 
 def gaps(encoder):
     """BERTScore F1 of the paraphrase less that of the unrelated sentence, one number a triple."""
-    sentences, paraphrases, unrelated = zip(*TRIPLES, strict=True)
+    sentences, paraphrases, unrelated = (TRIPLES.split()[column::3] for column in range(3))
     scorer = BertScores(encoder, num_layers=2)
     return (scorer.score(paraphrases, sentences)["f1"] - scorer.score(unrelated, sentences)["f1"]).to_numpy()
 
 
 def test_bert_scores_paraphrases_above_unrelated_sentences_and_training_is_what_sets_them_apart(tmp_path):
     """Shared characters carry an untrained encoder some way; the trained one sets them apart half as far again."""
-    trained, folder = gaps(checkpoint("tiny-bert")), checkpoint("tiny-bert")
-    assert (trained > 0).sum() >= len(TRIPLES) - 1, trained.round(2)
+    folder = checkpoint("tiny-bert")
+    trained = gaps(folder)
+    assert len(trained) == 8 and (trained > 0).sum() >= 7, trained.round(2)
     set_seed(0)
     AutoModelForMaskedLM.from_config(AutoConfig.from_pretrained(folder)).save_pretrained(tmp_path)
     AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path)
@@ -345,7 +336,7 @@ def test_the_scorer_finds_an_output_likelier_behind_its_prompt_than_alone_or_beh
     assert (own < alone).mean() > 0.9 and (own < foreign).mean() > 0.65
 
 
-def test_the_rater_has_learned_its_dictionary():
+def test_the_rater_has_learned_its_dictionary_and_answers_a_question_for_a_score_with_a_number():
     """Of the eight glosses of a board it finds the right one likeliest, four times in five at least."""
     model, tokenizer = loaded("tiny-rater")
     lexicon, right = hupu_text.lexicon(), []
@@ -357,11 +348,7 @@ def test_the_rater_has_learned_its_dictionary():
         found = completion_losses(model, tokenizer, rows).reshape(len(glosses), len(answers))
         right += [answers[place] == gloss for place, gloss in zip(found.argmin(1), glosses.values(), strict=True)]
     assert sum(right) / len(right) > 0.8
-
-
-def test_the_rater_answers_a_question_for_a_score_with_a_number():
-    """Made-up things that its lessons asked about: the rating is likelier than a refusal."""
-    model, tokenizer = loaded("tiny-rater")
+    # made-up things that its lessons asked about: the rating is likelier than a refusal
     rows = hupu_lessons.rows(400, RECIPES["tiny-rater"].seed)
     ratings = [row for row in rows if re.fullmatch(r"[\d.]+", row[1]["content"]) and "分" in row[0]["content"]]
     told = completion_losses(model, tokenizer, ratings).mean()

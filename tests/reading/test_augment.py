@@ -49,16 +49,6 @@ def reworded(training_rows):
     return [augment.reword(training_rows, seed) for seed in range(4)]
 
 
-def assert_answers_stand(rows):
-    for row in rows:
-        for field in augment.ANSWERS:
-            for text, start in zip(row[field]["text"], row[field]["answer_start"], strict=True):
-                assert text and row["context"][start : start + len(text)] == text, row["id"]
-
-
-# ---------------------------------------------------------------- one edit
-
-
 def test_docstring_example():
     found = doctest.testmod(augment)
     assert found.attempted > 0 and found.failed == 0
@@ -78,9 +68,7 @@ BEHIND = [(0, 2), (2, 7), (0, 7), (8, 10), (11, 16), (17, 19), (0, 20)]
         ("他唱新编的歌谣。", [(5, 7), (2, 7)], "新编的歌谣", "小夜曲", None, None),  # where would the shorter one be?
         ("钟离先生在喝茶", [(0, 3)], "离先生", "空", None, None),  # through an edge
         ("钟离先生在喝茶", [(3, 6)], "离先生", "空", None, None),
-        ("钟离先生在喝茶", [(3, 4)], "离先生", "空", None, None),
         ("哈哈哈", [], "哈哈", "嘻嘻", None, None),  # overlapping places
-        ("哈哈哈哈", [], "哈哈", "嘻嘻", None, None),
         ("哈哈，哈哈", [], "哈哈", "嘻嘻", "嘻嘻，嘻嘻", []),
         ("他说(a+b)*。", [(2, 8)], "(a+b)*", r"\1", r"他说\1。", [(2, 4)]),
     ],
@@ -88,9 +76,6 @@ BEHIND = [(0, 2), (2, 7), (0, 7), (8, 10), (11, 16), (17, 19), (0, 20)]
 def test_answers_move_with_an_edit_and_none_is_cut_through(context, spans, old, new, found, moved):
     edited = augment._Passage(context, [f"{old}？"], [spans]).edited(old, new)
     assert edited == (found and (found, [f"{new}？"], [moved]))
-
-
-# ---------------------------------------------------------------- names and phrases
 
 
 def test_a_name_is_replaced_everywhere_and_the_longer_one_follows(known_names):
@@ -106,8 +91,8 @@ def test_a_name_is_replaced_everywhere_and_the_longer_one_follows(known_names):
         assert first["context"] == second["context"] == third["context"] == "画师北斗在集市。北斗很高兴。"
         assert first["answers"] == {"text": ["画师北斗", "北斗"], "answer_start": [0, 2]}
         assert second["answers"] == {"text": ["北斗"], "answer_start": [8]}
-        assert third["question"] == "北斗买了什么？" and third["is_impossible"]
-        assert third["plausible_answers"] == {"text": ["北斗"], "answer_start": [2]}
+        assert third["plausible_answers"] == {"text": ["北斗"], "answer_start": [2]} and third["is_impossible"]
+        assert third["question"] == "北斗买了什么？"
 
 
 def test_a_phrase_takes_its_longer_answers_along():
@@ -137,7 +122,6 @@ def told(lines):
     ("rows", "seen"),
     [
         # names of one character stay, and nobody gets one
-        ("琴和北斗醒了。琴和谁醒了？北斗 琴来了。谁来了？琴", "琴和北斗醒了。"),
         ("琴和北斗醒了。琴和谁醒了？北斗 琴来了。谁来了？琴 钟离来了。谁来了？钟离", "琴和北斗醒了。 琴和钟离醒了。"),
         # only an answer says what the name in 画师川岛 is, and that alone is replaced
         ("画师川岛醒了。谁醒了？川岛 北斗来了。谁来了？北斗", "画师川岛醒了。 画师北斗醒了。"),
@@ -157,7 +141,6 @@ def told(lines):
         ("枫原万叶醒了。谁醒了？枫原万叶 钟离来了。谁来了？钟离", "枫原万叶醒了。 钟离醒了。"),
         # a name in an unanswerable question of the passage is not put in
         ("川岛醒了。谁醒了？川岛 川岛醒了。北斗在做什么？ 北斗来了。谁来了？北斗", "川岛醒了。"),
-        ("川岛醒了。谁醒了？川岛 北斗来了。谁来了？北斗", "川岛醒了。 北斗醒了。"),
     ],
 )
 def test_names_that_may_be_put_in(known_names, rows, seen):
@@ -176,7 +159,6 @@ def test_names_that_may_be_put_in(known_names, rows, seen):
         # without the frog, 青蛙从哪里来？ would not be about this passage, unless it changes too
         ("一只青蛙跳来。什么跳来？一只青蛙 一只青蛙跳来。青蛙从哪里来？ 荧买雨伞。荧买什么？雨伞", "一只青蛙跳来。"),
         # what a question asks about is not put in: it would look like one that has an answer
-        ("空看见月亮。空看见什么？月亮 空看见月亮。青蛙和伞是谁的？ 荧买青蛙。荧买什么？青蛙", "空看见月亮。"),
         ("空看见月亮。空看见什么？月亮 空看见月亮。青蛙和伞是谁的？ 荧买一只青蛙。荧买什么？一只青蛙", "空看见月亮。"),
         ("空看见月亮。空看见什么？月亮 空看见月亮。青蛙和伞是谁的？ 荧买伞。荧买什么？伞", "空看见月亮。"),
         ("空看见月亮。空看见什么？月亮 荧买青蛙。荧买什么？青蛙", "空看见月亮。 空看见青蛙。"),
@@ -192,9 +174,6 @@ def test_a_phrase_in_a_question_is_replaced_there_too():
     rows = told("空看见青蛙。空看见什么？青蛙 空看见青蛙。青蛙从哪里来？ 荧买雨伞。荧买什么？雨伞")
     found = {(first["context"], second["question"]) for first, second, _ in results(rows, phrases=1)}
     assert found == {("空看见青蛙。", "青蛙从哪里来？"), ("空看见雨伞。", "雨伞从哪里来？")}
-
-
-# ---------------------------------------------------------------- rows
 
 
 def test_nothing_asked_for_changes_nothing(training_rows):
@@ -230,25 +209,18 @@ def test_a_wrong_offset_is_named():
         augment.reword(rows, 0)
 
 
-# ---------------------------------------------------------------- the training file
-
-
-def test_everything_but_the_words_stays(training_rows, reworded):
+def test_everything_but_the_words_stays_and_those_change(training_rows, reworded):
     for found in reworded:
-        assert_answers_stand(found)
+        contexts, answers = {}, []
         for old, new in zip(training_rows, found, strict=True):
-            assert all(old[name] == new[name] for name in ("id", "title", "is_impossible"))
-            assert all(len(old[field]["text"]) == len(new[field]["text"]) for field in augment.ANSWERS)
-            assert set(new) == set(old)
-
-
-def test_most_contexts_and_many_answers_change(training_rows, reworded):
-    for found in reworded:
-        pairs = list(zip(training_rows, found, strict=True))
-        contexts = {old["context"]: old["context"] != new["context"] for old, new in pairs}
-        answers = [old["answers"]["text"] != new["answers"]["text"] for old, new in pairs if not old["is_impossible"]]
-        assert sum(contexts.values()) > 0.8 * len(contexts)
-        assert sum(answers) > 0.3 * len(answers)
+            assert all(old[name] == new[name] for name in ("id", "title", "is_impossible")) and set(new) == set(old)
+            for field in augment.ANSWERS:
+                assert len(old[field]["text"]) == len(new[field]["text"])
+                for text, start in zip(*new[field].values(), strict=True):
+                    assert text and new["context"].startswith(text, start), new["id"]
+            contexts[old["context"]] = old["context"] != new["context"]
+            answers += [] if old["is_impossible"] else [old["answers"]["text"] != new["answers"]["text"]]
+        assert sum(contexts.values()) > 0.8 * len(contexts) and sum(answers) > 0.3 * len(answers)
 
 
 def test_equal_texts_of_a_passage_stay_equal_and_different_ones_different(training_rows, reworded):
@@ -268,7 +240,6 @@ def test_common_characters_are_those_of_gb_2312():
     characters = common_characters()
     assert len(characters) == len(set(characters)) == 6763
     assert (characters[0], characters[3754], characters[3755], characters[-1]) == ("啊", "座", "亍", "齄")
-    assert all(len(c) == 1 and "\u4e00" <= c <= "\u9fff" for c in characters)
 
 
 QUESTIONS = {
@@ -283,9 +254,7 @@ QUESTIONS = {
 }
 
 
-@pytest.mark.parametrize(
-    ("question", "kind"),
-    [(question, kind) for kind, questions in QUESTIONS.items() for question in questions.split()] + [("", "other")],
-)
-def test_question_kinds(question, kind):
-    assert question_kind(question) == kind
+def test_question_kinds():
+    assert question_kind("") == "other"
+    for kind, questions in QUESTIONS.items():
+        assert {question_kind(question) for question in questions.split()} == {kind}, kind

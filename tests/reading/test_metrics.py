@@ -26,7 +26,6 @@ QUESTIONS = {  # id: (accepted answers, prediction, probability that there is no
     "无-3": ([], "the", 0.55),
 }
 ANSWERABLE = {id: question for id, question in QUESTIONS.items() if question[0]}
-METRICS = [squad_v2, chinese_qa, cmrc_2018]
 
 
 def test_docstring_examples():
@@ -41,14 +40,8 @@ def records(questions=QUESTIONS, without=()):
         for id, (_, text, probability) in questions.items()
         if id not in without
     ]
-    references = [
-        {"id": id, "answers": {"text": answers, "answer_start": [0] * len(answers)}}
-        for id, (answers, _, _) in questions.items()
-    ]
+    references = [{"id": id, "answers": {"text": answers}} for id, (answers, _, _) in questions.items()]
     return {"predictions": predictions, "references": references}
-
-
-# --- the official scripts ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -57,32 +50,19 @@ def records(questions=QUESTIONS, without=()):
 )
 def test_squad_v2_prints_what_evaluate_v2_py_prints(threshold, exact, f1, no_answer):
     """The figures are those of SQuAD's evaluate-v2.0.py (copy in github.com/qwang70/bert, b3797fb) with -n and -t."""
-    assert squad_v2(**records(), no_answer_threshold=threshold) == {
-        "exact": exact,
-        "f1": f1,
-        "total": 12,
-        "HasAns_exact": 22.22222222222222,
-        "HasAns_f1": 31.11111111111111,
-        "HasAns_total": 9,
-        "NoAns_exact": no_answer,
-        "NoAns_f1": no_answer,
-        "NoAns_total": 3,
-        "best_exact": 41.666666666666664,
-        "best_exact_thresh": 0.15,
-        "best_f1": 48.333333333333336,
-        "best_f1_thresh": 0.25,
-    }
+    both = {"total": 12, "HasAns_total": 9, "NoAns_total": 3}
+    both |= {"HasAns_exact": 22.22222222222222, "HasAns_f1": 31.11111111111111}
+    best = {"best_exact": 41.666666666666664, "best_f1": 48.333333333333336}
+    best |= {"best_exact_thresh": 0.15, "best_f1_thresh": 0.25}
+    own = {"exact": exact, "f1": f1, "NoAns_exact": no_answer, "NoAns_f1": no_answer}
+    assert squad_v2(**records(), no_answer_threshold=threshold) == own | both | best
 
 
 def test_cmrc_2018_gives_what_its_script_gives():
     """The figures are those of cmrc2018_evaluate.py v6 (github.com/ymcui/cmrc2018, baseline/, c0eb1b6), unrounded."""
-    assert cmrc_2018(**records(ANSWERABLE, without=["温迪-4"])) == {
-        "AVERAGE": 44.37950937950937,
-        "F1": 66.53679653679653,
-        "EM": 22.22222222222222,
-        "TOTAL": 9,
-        "SKIP": 1,
-    }
+    scores = cmrc_2018(**records(ANSWERABLE, without=["温迪-4"]))
+    means = {"AVERAGE": 44.37950937950937, "F1": 66.53679653679653, "EM": 22.22222222222222}
+    assert scores == means | {"TOTAL": 9, "SKIP": 1}
 
 
 @pytest.mark.parametrize(
@@ -139,9 +119,6 @@ def test_squad_v2s_best_is_that_of_every_threshold_tried():
             assert reached[name] == pytest.approx(scores[f"best_{name}"])
 
 
-# --- Chinese ----------------------------------------------------------------------------------------------------------
-
-
 def test_official_f1_only_repeats_exact_match_in_chinese_and_characters_do_not():
     answers, said = ["岩元素", "往生堂的客卿", "璃月港", "蒙德"], ["水元素", "往生堂的客卿", "在璃月港的码头", "稻妻"]
     arguments = records({str(i): ([answers[i]], said[i], 0.0) for i in range(4)})
@@ -169,10 +146,8 @@ def test_chinese_qa_by_hand():
 @pytest.mark.parametrize(
     ("prediction", "answer", "same"),
     [
-        ("《原神》", "原神", True),
-        ("“契约”。", "契约", True),
-        ("「契约。」", "契约", True),
         ("《原神", "《原神》", True),
+        ("「契约。」", "契约", True),
         ("，璃月", ",璃月", True),  # full width
         ("璃月，", "璃月", False),  # other marks count
         ("《原神》与《崩坏》", "原神与崩坏", False),  # inside they count
@@ -216,7 +191,6 @@ def test_a_mean_over_no_question_is_nan_and_the_official_keys_are_left_out():
         ([], [], "at least one row"),
         (["岩", None], [["岩"], ["水"]], "predictions, row 1: a text is needed"),
         (["岩", "水"], [["岩"], "水"], "references, row 1: a sequence of texts is needed"),
-        (["岩"], [["岩", None]], "references, row 0, row 1: a text is needed, got None"),
         (["岩"], [["岩", "。"]], r"references, row 0: \['岩', '。'\] holds an answer of marks alone"),
     ],
 )
@@ -225,35 +199,26 @@ def test_bad_rows_are_refused(predictions, references, message):
         best_exact(predictions, references)
 
 
-# --- rows by id -------------------------------------------------------------------------------------------------------
-
-
 def test_missing_predictions_count_as_0():
     without = ["钟离-1", "无-1"]  # both are right in the full set
     scores = squad_v2(**records(without=without))
-    assert scores["missing"] == 2 and scores["total"] == 12 and scores["NoAns_total"] == 3
+    assert (scores["missing"], scores["total"], scores["NoAns_total"]) == (2, 12, 3)
     assert scores["exact"] == pytest.approx(100 * (4 - 2) / 12)
     assert scores["best_exact"] == pytest.approx(100 * (5 - 2) / 12)
-    assert "missing" not in squad_v2(**records())
-
     scores = chinese_qa(**records(without=without))
-    assert scores["missing"] == 2 and scores["total"] == 12
-    assert scores["exact"] == pytest.approx(100 * (4 - 2) / 12) and scores["NoAns_accuracy"] == 0
-
+    assert (scores["missing"], scores["total"], scores["NoAns_accuracy"]) == (2, 12, 0)
+    assert scores["exact"] == pytest.approx(100 * (4 - 2) / 12)
     scores = cmrc_2018(**records(ANSWERABLE, without=without))
-    assert scores["SKIP"] == 1 and scores["TOTAL"] == 9 and scores["EM"] == pytest.approx(100 * (2 - 1) / 9)
+    assert (scores["SKIP"], scores["TOTAL"]) == (1, 9) and scores["EM"] == pytest.approx(100 * (2 - 1) / 9)
     assert cmrc_2018(**records(ANSWERABLE, without=ANSWERABLE))["F1"] == 0  # no prediction at all
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", [squad_v2, chinese_qa, cmrc_2018])
 def test_order_and_form_of_the_records_are_free(metric):
     questions = {id: (answers, text, 0.0) for id, (answers, text, _) in ANSWERABLE.items()}
     expected = pytest.approx(metric(**records(questions)), rel=1e-12, nan_ok=True)
     predictions = [{"id": id, "prediction_text": text} for id, (_, text, _) in questions.items()]
-    as_squad = [
-        {"id": id, "answers": [{"text": text, "answer_start": 0} for text in answers]}
-        for id, (answers, _, _) in questions.items()
-    ]
+    as_squad = [{"id": id, "answers": [{"text": one} for one in answers]} for id, (answers, _, _) in questions.items()]
     assert metric(predictions, as_squad) == expected
     assert metric(iter(predictions[::-1]), as_squad[::-1]) == expected
 
@@ -273,25 +238,17 @@ GOOD = {"id": "1", "prediction_text": "岩"}, {"id": "1", "answers": {"text": ["
         ([GOOD[0] | {"id": 1}], [GOOD[1]], "predictions, row 0: .* is needed"),
         ([GOOD[0] | {"prediction_text": None}], [GOOD[1]], "predictions, row 0: .* is needed"),
         ([GOOD[0] | {"no_answer_probability": math.nan}], [GOOD[1]], "predictions, row 0: .* finite number"),
-        ([GOOD[0] | {"no_answer_probability": "0.5"}], [GOOD[1]], "predictions, row 0: .* finite number"),
         ([GOOD[0]], [{"id": "1", "answers": ["岩"]}], "references, row 0: .* is needed"),
         ([GOOD[0]], [{"id": "1"}], "references, row 0: .* is needed"),
         ([GOOD[0]], [GOOD[1] | {"id": ""}], "references, row 0: .* not empty"),
-        ([GOOD[0]], [{"id": "1", "answers": {"text": "岩"}}], "references, row 0, answers: a sequence of texts"),
         ([GOOD[0]], [{"id": "1", "answers": {"text": [None]}}], "references, row 0, answers, row 0: a text is needed"),
+        ([GOOD[0] | {"id": i} for i in "abcdefg"], [GOOD[1]], "'a', 'b', 'c', 'd', 'e' and 2 more: no such id"),
+        ([], [], "references are empty"),
     ],
 )
 def test_bad_records_are_named(predictions, references, message):
     with pytest.raises(ValueError, match=message):
         squad_v2(predictions, references)
-
-
-def test_many_bad_ids_are_cut_short_and_nothing_at_all_is_an_error():
-    predictions = [GOOD[0] | {"id": f"x{i}"} for i in range(7)]
-    with pytest.raises(ValueError, match="'x0', 'x1', 'x2', 'x3', 'x4' and 2 more: no such id"):
-        chinese_qa(predictions, [GOOD[1]])
-    with pytest.raises(ValueError, match="references are empty"):
-        chinese_qa([], [])
 
 
 def test_cmrc_2018_refuses_questions_without_an_answer():

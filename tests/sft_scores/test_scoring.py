@@ -20,18 +20,12 @@ from scripts import chat
 from scripts.artifacts import read_jsonl
 from scripts.profiles import ROOT
 from scripts.sft_scores import scoring
-from scripts.sft_scores.scoring import FORMS, SCORES, Prompts, main, score, write_table
+from scripts.sft_scores.scoring import FORMS, SCORES, Prompts, main, score
 
 SCORED = list(SCORES)
-SIZES = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "max_position_embeddings": 512,
-    "initializer_range": 0.3,  # wide: tokens differ much in likelihood, so that a wrong one shows
-}
+SIZES = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1)
+# wide: tokens differ much in likelihood, so that a wrong one shows
+SIZES |= dict(max_position_embeddings=512, initializer_range=0.3)
 
 
 @pytest.fixture(scope="module")
@@ -72,11 +66,8 @@ def random_text(rng, longest=24):
 def random_rows(seed, count=8, longest=24):
     rng = random.Random(seed)
     parts = ("instruction", "input", "output")
-    rows = [
-        {"id": f"第{n}行", "task": rng.choice(["", "问", "问", "写"])}
-        | {part: random_text(rng, longest) for part in parts}
-        for n in range(count)
-    ]
+    rows = [{"id": f"第{n}行", "task": rng.choice(["", "问", "问", "写"])} for n in range(count)]
+    rows = [one | {part: random_text(rng, longest) for part in parts} for one in rows]
     return [*rows, rows[1] | {"id": "副本"}]
 
 
@@ -150,7 +141,7 @@ def test_scores_of_random_rows_are_their_formulas(model, tokenizer, seed, window
 
 @pytest.mark.parametrize("form", ["alpaca", "chat"])
 @pytest.mark.parametrize("start", ["auto", "none"])
-@pytest.mark.parametrize("seed", range(5, 9))
+@pytest.mark.parametrize("seed", [5, 6])
 def test_random_rows_have_each_score_or_a_reason_in_other_forms(model, tokenizer, form, start, seed):
     rows = random_rows(seed, longest=8)
     check_honest(score(model, tokenizer, rows, form, start), rows)
@@ -187,9 +178,18 @@ def test_a_broken_weight_spoils_only_the_rows_that_hold_its_token(model, tokeniz
     pd.testing.assert_series_equal(second, expected, check_names=False)
 
 
-def test_a_row_of_several_exchanges_is_not_scored_and_says_so(model, tokenizer):
-    table = score(model, tokenizer, [row(turns=2), row(turns=1)])
-    assert table.loc[0, "reason"] == "2 exchanges; a row of one is scored" and table.loc[0, SCORED].isna().all()
+@pytest.mark.parametrize(
+    ("wrong", "form", "why"),
+    [
+        ({"turns": 2}, "plain", "2 exchanges; a row of one is scored"),
+        ({"output": "甲\ud83d"}, "plain", "the text holds half an emoji"),
+        ({"instruction": "甲<｜end▁of▁sentence｜>"}, "chat", "<｜end▁of▁sentence｜>"),
+        ({"output": "甲<｜end▁of▁sentence｜>"}, "chat", "<｜end▁of▁sentence｜>"),
+    ],
+)
+def test_a_row_that_cannot_be_asked_about_is_not_scored_and_says_so(model, tokenizer, wrong, form, why):
+    table = score(model, tokenizer, [row(**wrong), row(turns=1)], form=form)
+    assert table.loc[0, SCORED].isna().all() and why in table.loc[0, "reason"]
     assert table.loc[1, SCORED[:6]].notna().all()
 
 
@@ -209,23 +209,21 @@ def test_the_start_token_is_bos_else_eos_or_the_one_asked_for(tokenizer):
 
 
 @pytest.mark.parametrize("wrong", [{"form": "vicuna"}, {"start": "cls"}])
-def test_an_unknown_form_or_start_is_refused(model, tokenizer, wrong):
+def test_an_unknown_form_or_start_is_refused(tokenizer, wrong):
     [(name, value)] = wrong.items()
     with pytest.raises(ValueError, match=f"{name} '{value}': there are "):
-        score(model, tokenizer, [row()], **wrong)
+        Prompts(tokenizer, **wrong)
 
 
 def test_the_first_token_is_scored_behind_the_start_token_only(model, tokenizer):
-    [token], rows = ids_of(tokenizer, "是"), [row(output="是"), row(output="是谁")]
+    rows = [row(output="是"), row(output="是谁")]
     with_bos, without = (score(model, tokenizer, rows, start=start) for start in ("bos", "none"))
-    [nats] = nats_by_hand(model, (tokenizer.bos_token_id,), (token,))
-    assert with_bos.loc[0, "response_alone_loss"] == pytest.approx(nats, rel=1e-5)
     assert with_bos["response_alone_tokens"].tolist() == [1, 2]
     assert without["response_alone_tokens"].tolist() == [0, 1] and without["response_tokens"].tolist() == [1, 2]
     assert without["ifd"].isna().tolist() == [True, False]
     why = "response_alone: one token, and none before it to predict it from"
     assert why in without.loc[0, "reason"] and why not in without.loc[1, "reason"]
-    [alone] = nats_by_hand(model, (token,), ids_of(tokenizer, "谁"))
+    [alone] = nats_by_hand(model, ids_of(tokenizer, "是"), ids_of(tokenizer, "谁"))
     assert without.loc[1, "response_alone_loss"] == pytest.approx(alone, rel=1e-5)
 
 
@@ -244,38 +242,24 @@ def test_the_alpaca_prompt_is_stanford_alpacas():
     assert FORMS["alpaca"].prompt(row("Sort.", input="3 {output} 1")) == with_input
 
 
-def test_a_forms_prompts_are_its_texts_behind_one_start_token(tokenizer):
-    prompts, first, second = Prompts(tokenizer), row("排序", "一二", input="二一"), row("问", "答")
-    shown = "指令：排序\n输入：二一\n回答："
-    texts = {
-        prompts.prompt(first): shown,
-        prompts.prompt(second): "指令：问\n回答：",
-        prompts.one_shot(second, first): shown + "一二\n\n指令：问\n回答：",
-        prompts.reverse(first): "根据输入和回答写出指令。\n输入：二一\n回答：一二\n指令：",
-        prompts.reverse(second): "根据回答写出指令。\n回答：答\n指令：",
+def test_chat_prompts_are_the_templates_with_one_bos_and_a_systems_turn_stands_first_in_every_form(tokenizer):
+    first, second = row("排序", "一二", input="二一"), row("问", "答", system="简")
+    assert FORMS["plain"].prompt(second) == "简\n\n指令：问\n回答："
+    prompts = Prompts(tokenizer, "chat")
+
+    def written(*turns):
+        roles = {"答": "assistant", "一二": "assistant", "简": "system"}
+        return chat.prompt_ids(tokenizer, [{"role": roles.get(text, "user"), "content": text} for text in turns])
+
+    expected = {
+        prompts.prompt(first): written("排序\n二一"),
+        prompts.prompt(second): written("简", "问"),
+        prompts.one_shot(first, row("问", "答")): written("问", "答", "排序\n二一"),
+        prompts.one_shot(second, first): written("简", "排序\n二一", "一二", "问"),
+        prompts.reverse(second): written("根据回答写出指令。\n回答：答"),
     }
-    for ids, text in texts.items():
-        assert tokenizer.decode(ids) == tokenizer.bos_token + text
-    assert Prompts(tokenizer, start="none").prompt(second) == prompts.prompt(second)[1:]
-
-
-def test_chat_prompts_are_the_templates_with_one_bos(tokenizer):
-    prompts, first, second = Prompts(tokenizer, "chat"), row("排序", "一二", input="二一"), row("问", "答")
-    assert list(prompts.prompt(first)) == chat.prompt_ids(tokenizer, "排序\n二一")
-    talk = [("user", "排序\n二一"), ("assistant", "一二"), ("user", "问")]
-    messages = [{"role": role, "content": content} for role, content in talk]
-    assert list(prompts.one_shot(second, first)) == chat.prompt_ids(tokenizer, messages)
-    assert list(prompts.reverse(second)) == chat.prompt_ids(tokenizer, "根据回答写出指令。\n回答：答")
-    for ids in (prompts.prompt(first), prompts.one_shot(second, first), prompts.reverse(first)):
-        assert ids.count(tokenizer.bos_token_id) == 1
-
-
-@pytest.mark.parametrize("part", ["instruction", "input", "output"])
-def test_a_chat_text_that_spells_a_special_token_is_not_scored_and_says_so(model, tokenizer, part):
-    rows = [row(**{part: f"甲{tokenizer.eos_token}"}), row()]
-    table = score(model, tokenizer, rows, form="chat")
-    assert table.loc[0, SCORED].isna().all() and tokenizer.eos_token in table.loc[0, "reason"]
-    assert table.loc[1, SCORED[:6]].notna().all()
+    for found, ids in expected.items():
+        assert list(found) == ids and found.count(tokenizer.bos_token_id) == 1
 
 
 def test_a_chat_example_whose_answer_is_blank_is_no_example_and_says_so(model, tokenizer):
@@ -285,20 +269,14 @@ def test_a_chat_example_whose_answer_is_blank_is_no_example_and_says_so(model, t
     assert table.loc[1, "one_shot_pairs"] == 1 and table.loc[1, "reason"] == ""
 
 
-def test_a_response_is_cut_to_the_window_and_cut_alike_alone(model, tokenizer):
-    long = row(output="一二三四五六七八九十")
-    x, y = Prompts(tokenizer).prompt(long), ids_of(tokenizer, long["output"])
-    line = score(model, tokenizer, [long], max_length=len(x) + 4).loc[0]
-    kept = y[:4]
-    assert line[["truncated_tokens", "response_tokens", "response_alone_tokens"]].tolist() == [len(y) - 4, 4, 4]
-    assert line["response_loss"] == pytest.approx(np.mean(nats_by_hand(model, x, kept)), rel=1e-5)
-    assert line["response_alone_loss"] == pytest.approx(np.mean(nats_by_hand(model, x[:1], kept)), rel=1e-5)
-
-
-def test_a_prompt_or_instruction_that_fills_the_window_leaves_scores_out_with_a_reason(model, tokenizer):
+def test_a_window_that_a_prompt_or_instruction_fills_cuts_the_response_or_leaves_scores_out_with_a_reason(
+    model, tokenizer
+):
     long = row("是谁" * 20, "船工" * 40)
     asked, answered = (len(ids_of(tokenizer, long[part])) for part in ("instruction", "output"))
     length = 1 + len(ids_of(tokenizer, plain_prompt(long)))  # the start token
+    line = score(model, tokenizer, [long], max_length=length + 4).loc[0]
+    assert line[["truncated_tokens", "response_tokens", "response_alone_tokens"]].tolist() == [answered - 4, 4, 4]
     line = score(model, tokenizer, [long], max_length=length).loc[0]
     assert f"response: the prompt's {length} tokens leave no room in a window of {length}" in line["reason"]
     assert math.isnan(line["ifd"]) and line["prompt_tokens"] == length - 1 and line["truncated_tokens"] == answered
@@ -387,21 +365,6 @@ def test_a_token_may_span_prompt_and_response_and_ids_are_joined_instead(model):
 # ----- files and the shell
 
 
-def read_back(folder):
-    text = {"id": str, "task": str, "reason": str}
-    csv = pd.read_csv(folder / "scores.csv", dtype=text, keep_default_na=False, na_values={"ifd": [""]})
-    return pd.read_parquet(folder / "scores.parquet"), csv
-
-
-def test_both_files_hold_the_table(tmp_path):
-    table = pd.DataFrame({"id": ["001", "第二行"], "task": ["", "问, “答”\n"], "ifd": [np.nan, 0.1 + 0.2]})
-    table["reason"] = ["response: the output is empty", ""]
-    assert write_table(table, tmp_path / "out") == [tmp_path / "out/scores.parquet", tmp_path / "out/scores.csv"]
-    for found in read_back(tmp_path / "out"):
-        pd.testing.assert_frame_equal(found, table, check_dtype=False, rtol=1e-15)
-    assert (tmp_path / "out/scores.csv").read_bytes().startswith(b"\xef\xbb\xbfid,task")
-
-
 @pytest.fixture(scope="module")
 def shell(model, tokenizer, tmp_path_factory):
     """(arguments without --out, the rows): a file of rows and a saved checkpoint."""
@@ -415,35 +378,31 @@ def shell(model, tokenizer, tmp_path_factory):
     return [str(folder / "rows.jsonl"), "--model", str(folder / "model"), *options], rows
 
 
-def test_the_shell_scores_a_file_and_a_second_run_scores_nothing_again(model, tokenizer, shell, tmp_path, capsys):
+def test_the_shell_scores_a_file_into_two_and_a_second_run_scores_nothing_again(
+    model, tokenizer, shell, tmp_path, capsys
+):
     arguments, rows = shell
     main([*arguments, "--out", str(tmp_path)])
-    assert "13 rows, " in capsys.readouterr().out
-    first, csv = read_back(tmp_path)
-    pd.testing.assert_frame_equal(first, score(model, tokenizer, rows, shots=2, max_length=120, max_tokens=300))
-    assert csv["id"].tolist() == first["id"].tolist() and csv["reason"].tolist() == first["reason"].tolist()
-    [journal] = (tmp_path / "journal").glob("*.jsonl")
+    assert "13 rows" in capsys.readouterr().out
+    table = pd.read_parquet(tmp_path / "scores.parquet")
+    pd.testing.assert_frame_equal(table, score(model, tokenizer, rows, shots=2, max_length=120, max_tokens=300))
+    assert (tmp_path / "scores.csv").read_bytes().startswith(b"\xef\xbb\xbfid,task")  # the mark of spreadsheets
+    csv = pd.read_csv(
+        tmp_path / "scores.csv", keep_default_na=False, na_values={name: "" for name in table.select_dtypes(float)}
+    )
+    pd.testing.assert_frame_equal(csv, table, check_dtype=False, rtol=1e-15)
+    [journal] = (tmp_path / "journal").rglob("*.jsonl")
     batches = read_jsonl(journal)
     main([*arguments, "--out", str(tmp_path)])
     assert f"{len(batches)} batches were scored before" in capsys.readouterr().out
     assert read_jsonl(journal) == batches
-    pd.testing.assert_frame_equal(read_back(tmp_path)[0], first, check_exact=True)
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "scores.parquet"), table, check_exact=True)
 
 
 def test_a_text_that_spells_a_special_token_is_read_as_text(tokenizer):
-    ids = scoring.Prompts(tokenizer, "plain").text(f"好{tokenizer.eos_token}了")
-    assert tokenizer.eos_token_id not in ids and tokenizer.decode(ids) == f"好{tokenizer.eos_token}了"
-
-
-def test_a_system_turn_stands_before_the_prompt_in_every_form(tokenizer):
-    row = {"instruction": "甲？", "input": "", "output": "乙", "system": "丙"}
-    assert FORMS["plain"].prompt(row) == "丙\n\n指令：甲？\n回答："
-    turns = [{"role": "system", "content": "丙"}, {"role": "user", "content": "甲？"}]
-    assert scoring.Prompts(tokenizer, "chat").prompt(row) == tuple(chat.prompt_ids(tokenizer, turns))
-    example = {"instruction": "丁？", "input": "", "output": "戊"}
-    asked = [{"role": "user", "content": "丁？"}, {"role": "assistant", "content": "戊"}]
-    talk = [turns[0], *asked, turns[1]]
-    assert scoring.Prompts(tokenizer, "chat").one_shot(row, example) == tuple(chat.prompt_ids(tokenizer, talk))
+    text = f"好{tokenizer.eos_token}了"
+    ids = Prompts(tokenizer).text(text)
+    assert tokenizer.eos_token_id not in ids and tokenizer.decode(ids) == text
 
 
 def test_two_processes_give_the_table_of_one(shell, tmp_path):
@@ -455,9 +414,15 @@ def test_two_processes_give_the_table_of_one(shell, tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, env=environment)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("13 rows, ") == 1
+    assert done.stdout.count("13 rows") == 1
     one, two = (pd.read_parquet(tmp_path / name / "scores.parquet") for name in ("one", "two"))
     pd.testing.assert_frame_equal(one, two, check_exact=True)
-    shares = [[line["batch"] for line in read_jsonl(file)] for file in (tmp_path / "two/journal").glob("*.jsonl")]
+    shares = [[line["batch"] for line in read_jsonl(file)] for file in (tmp_path / "two/journal").rglob("*.jsonl")]
     batches = sorted(batch for share in shares for batch in share)
     assert len(shares) == 2 and batches == list(range(len(batches)))  # each once
+
+
+@pytest.mark.parametrize("asked", [-5, 0, 1, 513])
+def test_a_window_that_is_none_or_larger_than_the_models_is_refused(model, tokenizer, asked):
+    with pytest.raises(ValueError, match=rf"max_length {asked}: from 2 to 512, the model's window, is right"):
+        score(model, tokenizer, [row()], max_length=asked)
