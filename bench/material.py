@@ -44,7 +44,7 @@ def random_model(vocabulary: int = VOCABULARY, hidden: int = 128, layers: int = 
         num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=1024,
+        max_position_embeddings=2048,
         tie_word_embeddings=False,
     )
     set_seed(0)

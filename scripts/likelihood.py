@@ -130,9 +130,10 @@ def own_logits(model, keep: torch.Tensor, **inputs) -> torch.Tensor:
     Where the model can leave the other positions out (`logits_to_keep`), it does.
     """
     forward = (model.get_base_model() if hasattr(model, "get_base_model") else model).forward
+    inputs["use_cache"] = False
     if "logits_to_keep" in inspect.signature(forward).parameters:
-        return model(**inputs, logits_to_keep=keep, use_cache=False).logits.flatten(0, -2)
-    return model(**inputs, use_cache=False).logits[keep]
+        return model(**inputs, logits_to_keep=keep).logits.flatten(0, -2)
+    return model(**inputs).logits[keep]
 
 
 def token_nats(model, requests: Sequence[Request], max_tokens: int = 8192) -> list[np.ndarray]:

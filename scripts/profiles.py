@@ -224,7 +224,9 @@ def load_profile(environ: Mapping[str, str] = os.environ) -> Profile:
     profile = replace(profile, **{field: _convert(field, value, known[field]) for field, value in asked.items()})
     for field in ("outputs", "models"):
         if located(getattr(profile, field)).is_file():
-            raise ValueError(f"{PREFIX}{field.upper()}={getattr(profile, field)!r}: a file; a folder, there or not yet, is right")
+            raise ValueError(
+                f"{PREFIX}{field.upper()}={getattr(profile, field)!r}: a file; a folder, there or not yet, is right"
+            )
     if profile.dtype != "bfloat16" or "dtype" in asked:  # else torch need not be asked
         return profile
     return replace(profile, dtype=native_dtype(profile.dtype, profile.torch_device.type, _has_bfloat16(profile))[0])

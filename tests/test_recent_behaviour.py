@@ -198,7 +198,7 @@ def test_peft_notes_a_saved_embedding_in_the_words_that_quiet_knows(model, tmp_p
 PAGE = ROOT / "docs" / "recent_behaviour.md"
 LINES = PAGE.read_text(encoding="utf-8").splitlines()
 ROWS = [line for line in LINES if re.match(r"\| (?!what we)[^-]", line)]
-CODE = [path for room in ("scripts", "tools", "bench") for path in sorted((ROOT / room).glob("*.py"))]
+CODE = [path for room in ("scripts", "tools", "bench") for path in sorted((ROOT / room).rglob("*.py"))]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 

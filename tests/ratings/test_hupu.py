@@ -156,7 +156,7 @@ def test_a_file_without_a_usable_row_is_refused_with_its_ledger(refused):
         ".../x.csv (utf-8): 7 rows, 0 kept, 7 left out",
         "",
         "reason          rows  lines",
-        "------------  ------  -----------------",
+        "------------  ------  ----------------",
         "empty title        1  2",
         "no score yet       6  3, 4, 5, 6, 7, …",
     ]

@@ -389,7 +389,7 @@ def test_the_journal_of_other_work_is_begun_anew(kinds, tokenizer, tmp_path, cap
     assert "rated before" not in capsys.readouterr().out
 
 
-# Rates the questions of a file. With a last argument, hangs in the batch after so many.
+# Rates the questions of a file. With a last argument, hangs in the batch after so many are on disk.
 WORKER = """
 import json, sys, time
 from pathlib import Path
@@ -398,11 +398,10 @@ from transformers import AutoTokenizer, Qwen2ForCausalLM
 from scripts.ratings.rating import distribution
 
 folder, out, *last = sys.argv[1:]
-state, seen = PartialState(cpu=True), []
+state = PartialState(cpu=True)
 def hang(*_):
-    if last and len(seen) == int(last[0]):
+    if last and sum(file.read_bytes().count(b"\\n") for file in Path(out).rglob("*.jsonl")) == int(last[0]):
         time.sleep(600)
-    seen.append(0)
 questions = json.loads(Path(folder, "questions.json").read_text(encoding="utf-8"))
 model, tokenizer = Qwen2ForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
 model.get_decoder().register_forward_pre_hook(hang)
