@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -74,14 +75,13 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 def _left_by_the_killed(folder: Path, beginning: str, end: str = "") -> list[Path]:
     """What is called beginning + process id + end and was made by a process that is no more, perhaps one with this one's id."""
-    makers = {
-        path: path.name[len(beginning) : len(path.name) - len(end)]
-        for path in (folder.iterdir() if folder.is_dir() else ())
-        if path.name.startswith(beginning) and path.name.endswith(end)
-    }
-    gone = (path for path, maker in makers.items() if maker.isdecimal() and int(maker) != os.getpid())
-    own = [path for path, maker in makers.items() if maker == str(os.getpid())]
-    return own + [path for path in gone if not psutil.pid_exists(int(makers[path]))]
+    called = re.compile(rf"{re.escape(beginning)}(\d+){re.escape(end)}")
+    makers = {path: called.fullmatch(path.name) for path in (folder.iterdir() if folder.is_dir() else ())}
+    return [
+        path
+        for path, maker in makers.items()
+        if maker and (int(maker[1]) == os.getpid() or not psutil.pid_exists(int(maker[1])))
+    ]
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -100,7 +100,7 @@ def read_json(path: str | Path):
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{shown(path)}: not JSON ({error}); delete it, and it is made again") from None
+        raise ValueError(f"{shown(path)}: not JSON ({error}); the whole file is right") from None
 
 
 def remembered(path: str | Path, compute: Callable):
