@@ -311,11 +311,11 @@ def figure(value) -> str:
 
 
 def table(finished: list[Finished]) -> str:
-    """Notebook, time, peak memory and key figures, a row each; long figures go on in the next line."""
+    """Notebook, time, peak memory and its first five key figures, a row each; key_figures.json has the others."""
     seconds, peak_gib = sum(record.seconds for record in finished), max(record.peak_gib for record in finished)
     rows = []
     for record in [*finished, Finished("all", "", seconds, peak_gib)]:
-        figures = ", ".join(f"{name} {figure(value)}" for name, value in record.figures.items())
+        figures = ", ".join(f"{name} {figure(value)}" for name, value in list(record.figures.items())[:5])
         rows.append((record.name, clock(record.seconds), f"{record.peak_gib:.2f} GiB", figures))
     heads, align = ("notebook", "time", "peak memory", "key figures"), ("left", "right", "right", "left")
     wrapped = {"maxcolwidths": [None, None, None, 65], "break_on_hyphens": False}
