@@ -6,7 +6,7 @@ Words used here, all about lists of token ids:
 - *instruction marker*: the ids that open a user's turn; an answer ends right before them.
 - *label*: the token's own id where it carries loss, -100 where it does not. Labels are not shifted here: the model's
   loss compares the label at position t with the prediction made at position t - 1.
-- *fate*: what became of a row, one of `FATES`.
+- *outcome*: what became of a row, one of `OUTCOMES`.
 
 Loss is decided by position, never by the value of an id. DeepSeek's tokenizer pads with its end-of-sequence token, and
 a collator that masks "every pad id" never trains that token: the model learns to answer and not to stop.
@@ -29,8 +29,8 @@ NOTHING_AFTER = "nothing after the marker"
 REPEATED = "repeated marker"
 NOTHING_MARKED = "nothing marked"
 
-FATES = {
-    TRAINED: "nothing to mend",
+OUTCOMES = {
+    TRAINED: "nothing to repair",
     NO_RESPONSE: "end the prompt with the response marker, followed by the answer",
     CUT_OFF: "raise the length limit: the row was cut inside its response marker",
     NO_INSTRUCTION: "open each user turn with the instruction marker, or leave instruction_marker out",
@@ -38,7 +38,7 @@ FATES = {
     REPEATED: "pass completion_mask, which knows positions; for several turns pass instruction_marker",
     NOTHING_MARKED: "set completion_mask to 1 on the answer's tokens",
 }
-"""Every fate a row can have, with what would mend it. All but the first are faults."""
+"""Every outcome a row can have, with what would repair it. All but the first are faults."""
 
 
 def completion_labels(
@@ -53,12 +53,12 @@ def completion_labels(
     ([-100, -100, -100, -100, 30, 2], 'trained')
 
     A turn with two response markers is ambiguous: the user may have typed one, or the answer may hold one. What follows
-    the last of them is answer either way, so only that carries loss, and the fate says "repeated marker". A text that
+    the last of them is answer either way, so only that carries loss, and the outcome says "repeated marker". A text that
     imitates a whole turn (both markers) cannot be told from a real one by its ids: rows from `chat.encode` come with a
     `completion_mask`, which needs no search.
 
     Returns:
-        The labels, as many as `input_ids`, and the row's fate, a key of `FATES`. With the fates "no response marker",
+        The labels, as many as `input_ids`, and the row's outcome, a key of `OUTCOMES`. With the outcomes "no response marker",
         "cut-off marker", "no instruction marker" and "nothing after the marker" every label is -100. "trained" means
         that at least one answer carries loss; a later turn that was cut off before its answer does not change that.
 
@@ -114,11 +114,11 @@ class CompletionCollator:
             token carries loss, and `shift_labels` (n,) are those tokens: the model's head runs on n positions only.
             (transformers >= 5.21. SFTTrainer's own loss does not know such a batch: give it Trainer's, with
             `class PackedSFTTrainer(SFTTrainer): compute_loss = Trainer.compute_loss`.)
-        on_fault: What happens to a row whose fate is a fault. "raise": ValueError. "mask": it goes in with the labels
+        on_fault: What happens to a row whose outcome is a fault. "raise": ValueError. "mask": it goes in with the labels
             of `completion_labels`, where all that is not surely answer is masked, and is counted.
 
     Attributes:
-        fates: How many rows met which fate, over all batches so far (of this process: dataloader workers count apart).
+        outcomes: How many rows met which outcome, over all batches so far (of this process: dataloader workers count apart).
 
     Raises:
         ValueError: A marker is not a list of ids; the batch is empty; a row is empty, has neither mask nor markers, or
@@ -131,7 +131,7 @@ class CompletionCollator:
     instruction_marker: list[int] | None = None
     packed: bool = False
     on_fault: str = "raise"
-    fates: Counter = field(default_factory=Counter, init=False)
+    outcomes: Counter = field(default_factory=Counter, init=False)
 
     def __post_init__(self):
         if self.on_fault not in ("raise", "mask"):
@@ -148,14 +148,14 @@ class CompletionCollator:
         if not features:
             raise ValueError("the batch is empty: a collator needs at least one row")
         rows = [feature["input_ids"] for feature in features]
-        labels, fates = zip(*(self._decide(index, feature) for index, feature in enumerate(features)), strict=True)
-        if self.on_fault == "raise" and set(fates) != {TRAINED}:
-            index = next(index for index, fate in enumerate(fates) if fate != TRAINED)
-            start, mend = self.tokenizer.decode(rows[index][:40]), FATES[fates[index]]
-            raise ValueError(f"row {index} of the batch: {fates[index]}. It begins {start!r}. To mend it: {mend}")
-        self.fates.update(fates)
-        if not {TRAINED, REPEATED} & set(fates):
-            raise ValueError(f"none of the {len(rows)} rows of this batch carries loss: {dict(Counter(fates))}")
+        labels, outcomes = zip(*(self._decide(index, feature) for index, feature in enumerate(features)), strict=True)
+        if self.on_fault == "raise" and set(outcomes) != {TRAINED}:
+            index = next(index for index, outcome in enumerate(outcomes) if outcome != TRAINED)
+            start, repair = self.tokenizer.decode(rows[index][:40]), OUTCOMES[outcomes[index]]
+            raise ValueError(f"row {index} of the batch: {outcomes[index]}. It begins {start!r}. Repair: {repair}")
+        self.outcomes.update(outcomes)
+        if not {TRAINED, REPEATED} & set(outcomes):
+            raise ValueError(f"none of the {len(rows)} rows of this batch carries loss: {dict(Counter(outcomes))}")
 
         lengths = np.array([len(row) for row in rows])
         ids, labels = np.concatenate([np.asarray(row) for row in rows]), np.concatenate(labels)
@@ -164,7 +164,7 @@ class CompletionCollator:
         return _as_tensors(self._pad(ids, labels, lengths))
 
     def _decide(self, index: int, feature: dict) -> tuple[np.ndarray, str]:
-        """Labels of a row, (tokens,), and its fate. Raises ValueError for a row that can't be read."""
+        """Labels of a row, (tokens,), and its outcome. Raises ValueError for a row that can't be read."""
         ids = np.asarray(feature["input_ids"], np.int64)
         mask, labels = feature.get("completion_mask"), feature.get("labels")
         if not len(ids):
@@ -176,8 +176,8 @@ class CompletionCollator:
                     "them. Trainer keeps the mask if it gets remove_unused_columns=False, SFTTrainer makes labels of it if it "
                     "gets completion_only_loss=True"
                 )
-            labels, fate = completion_labels(ids.tolist(), self.response_marker, self.instruction_marker)
-            return np.array(labels), fate
+            labels, outcome = completion_labels(ids.tolist(), self.response_marker, self.instruction_marker)
+            return np.array(labels), outcome
         name, given = ("completion_mask", mask) if labels is None else ("labels", labels)
         if len(given) != len(ids):
             raise ValueError(

@@ -233,11 +233,11 @@ def test_a_run_of_blanks_is_not_special_even_where_the_template_writes_one(built
 
 def test_the_markers_find_every_answer_of_a_conversation_with_its_end(family, tokenizer):
     markers = chat.response_marker(tokenizer), chat.instruction_marker(tokenizer)
-    labels, fate = completion_labels(chat.encode(tokenizer, TALK)["input_ids"], *markers)
+    labels, outcome = completion_labels(chat.encode(tokenizer, TALK)["input_ids"], *markers)
     trained = tokenizer.decode([label for label in labels if label != -100])
     # An earlier answer stands without the think block that the marker holds, so there only the last one is found.
     expected = "蒙德" + family.end if family.think != "none" else f"璃月{family.end}蒙德{family.end}"
-    assert fate == "trained" and trained.replace("\n", "") == expected
+    assert outcome == "trained" and trained.replace("\n", "") == expected
 
 
 # ----- asking

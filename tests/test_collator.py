@@ -64,12 +64,12 @@ TWO_TURNS = [*USER, 30, *ASSISTANT, 40, EOS, *USER, 31, *ASSISTANT, 41, EOS]
 
 
 @pytest.mark.parametrize(
-    ("row", "instruction_marker", "labels", "fate"),
+    ("row", "instruction_marker", "labels", "outcome"),
     [
         (ONE_TURN, None, [X, X, X, X, X, X, 40, EOS], TRAINED),
         # Every answer of a conversation, each with its end token; the user's turns carry none.
         (TWO_TURNS, USER, [X, X, X, X, X, 40, EOS, X, X, X, X, X, 41, EOS], TRAINED),
-        # The same without an instruction marker: the last answer only, and the fate says that there was another.
+        # The same without an instruction marker: the last answer only, and the outcome says that there was another.
         (TWO_TURNS, None, [X] * 12 + [41, EOS], REPEATED),
         ([*USER, 30, 31], None, [X, X, X, X], NO_RESPONSE),
         ([], None, [], NO_RESPONSE),
@@ -83,12 +83,12 @@ TWO_TURNS = [*USER, 30, *ASSISTANT, 40, EOS, *USER, 31, *ASSISTANT, 41, EOS]
         ([*USER, 30, *USER, 31, *ASSISTANT, 40], USER, [X, X, X, X, X, X, X, X, 40], TRAINED),
     ],
 )
-def test_labels_and_fate_by_hand(row, instruction_marker, labels, fate):
-    assert completion_labels(row, ASSISTANT, instruction_marker) == (labels, fate)
+def test_labels_and_outcome_by_hand(row, instruction_marker, labels, outcome):
+    assert completion_labels(row, ASSISTANT, instruction_marker) == (labels, outcome)
 
 
 def random_row(rng):
-    """A conversation of known parts, with its labels and fate as those parts say them."""
+    """A conversation of known parts, with its labels and outcome as those parts say them."""
     row, labels = [], []
     n_turns, user_types_marker, n_trained = rng.randint(1, 4), False, 0
 
@@ -106,17 +106,17 @@ def random_row(rng):
         n_trained += len(answer)
         add(ASSISTANT)
         add(answer, trained=True)
-    fate = NOTHING_AFTER if not n_trained else REPEATED if user_types_marker else TRAINED
-    return row, labels, fate
+    outcome = NOTHING_AFTER if not n_trained else REPEATED if user_types_marker else TRAINED
+    return row, labels, outcome
 
 
 def test_random_conversations_against_the_parts_they_were_made_of():
     rng = random.Random(0)
     for _ in range(300):
         made = [random_row(rng) for _ in range(rng.randint(1, 8))]
-        rows, expected, fates = zip(*made, strict=True)
-        for row, labels, fate in made:
-            assert completion_labels(row, ASSISTANT, USER) == (labels, fate)
+        rows, expected, outcomes = zip(*made, strict=True)
+        for row, labels, outcome in made:
+            assert completion_labels(row, ASSISTANT, USER) == (labels, outcome)
         if not any(set(labels) - {X} for labels in expected):
             continue
         side = rng.choice(["left", "right"])
@@ -128,7 +128,7 @@ def test_random_conversations_against_the_parts_they_were_made_of():
             assert batch["input_ids"][i][real].tolist() == row
             assert batch["labels"][i][real].tolist() == labels
             assert set(batch["labels"][i][~real].tolist()) <= {X}
-        assert collator.fates == Counter(fates)
+        assert collator.outcomes == Counter(outcomes)
 
 
 def test_a_marker_across_two_rows_is_not_a_marker():
@@ -193,8 +193,8 @@ def test_trl_today_trains_the_marker_too_and_nothing_else_differs(tokenizer, n_t
     user, assistant = tokenizer.convert_tokens_to_ids(["<｜User｜>", "<｜Assistant｜>"])
     marker = [assistant, *tokenizer.encode(prefix, add_special_tokens=False)]
     ids = theirs["input_ids"]
-    labels, fate = completion_labels(ids, marker, [user])
-    assert fate == TRAINED
+    labels, outcome = completion_labels(ids, marker, [user])
+    assert outcome == TRAINED
 
     ours, theirs = np.array(labels) != X, np.array(theirs["assistant_masks"]) == 1
     assert np.array(ids)[theirs & ~ours].tolist() == marker * n_turns
@@ -247,7 +247,7 @@ def test_the_mask_wins_over_the_markers_and_rows_of_both_kinds_mix():
     rows = [{"input_ids": ONE_TURN, "completion_mask": [0] * 7 + [1]}, {"input_ids": ONE_TURN, "completion_mask": None}]
     collator = CompletionCollator(number_tokenizer(), ASSISTANT)
     assert collator(rows)["labels"].tolist() == [[X] * 7 + [EOS], [X] * 6 + [40, EOS]]
-    assert collator.fates == {TRAINED: 2}
+    assert collator.outcomes == {TRAINED: 2}
 
 
 def test_faulty_rows_carry_no_loss_and_are_counted():
@@ -257,16 +257,16 @@ def test_faulty_rows_carry_no_loss_and_are_counted():
     for _ in range(2):
         labels = collator([{"input_ids": ONE_TURN}, *faulty])["labels"]
         assert (labels[1:] == X).all()
-    assert collator.fates == {TRAINED: 2, NO_RESPONSE: 2, NOTHING_MARKED: 2, NOTHING_AFTER: 2}
+    assert collator.outcomes == {TRAINED: 2, NO_RESPONSE: 2, NOTHING_MARKED: 2, NOTHING_AFTER: 2}
 
 
-def test_a_faulty_row_is_named_with_its_fate_its_text_and_what_mends_it():
+def test_a_faulty_row_is_named_with_its_outcome_its_text_and_what_repairs_it():
     collator = CompletionCollator(number_tokenizer(), ASSISTANT)
     with pytest.raises(ValueError) as error:
         collator([{"input_ids": ONE_TURN}, {"input_ids": [30, *ASSISTANT]}])
-    said = "row 1 of the batch: nothing after the marker. It begins 't30 t20 t21'. To mend it: put the answer and its "
+    said = "row 1 of the batch: nothing after the marker. It begins 't30 t20 t21'. Repair: put the answer and its "
     assert str(error.value) == said + "end-of-sequence token after the marker"
-    assert not collator.fates, "a batch that was refused is not counted"
+    assert not collator.outcomes, "a batch that was refused is not counted"
 
 
 @pytest.mark.parametrize(
