@@ -22,7 +22,7 @@ def run_until_killed(code, *arguments):
     code = f"import os, signal, sys\nfrom pathlib import Path\nfrom scripts.artifacts import *\n{code}"
     command = [sys.executable, "-c", code, *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
 
 

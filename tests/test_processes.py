@@ -83,7 +83,7 @@ def ran(windows, tmp_path_factory):
     worker.write_text(WORKER, encoding="utf-8")
     line = command(worker, 2, DEFAULT, [])
     environment = {**os.environ, "COOKBOOK_OUTPUTS": str(out / "outputs")}
-    done = subprocess.run([*line, str(out)], cwd=ROOT, capture_output=True, text=True, timeout=300, env=environment)
+    done = subprocess.run([*line, str(out)], cwd=ROOT, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
     return out, done.stdout
 

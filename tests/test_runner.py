@@ -265,7 +265,7 @@ def test_ctrl_c_stops_the_kernel_too(toy):
             with pytest.raises(subprocess.TimeoutExpired):
                 process.wait(0.1)
         process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=600)
+        _, stderr = process.communicate()
     finally:
         process.kill()
     assert process.returncode == 130

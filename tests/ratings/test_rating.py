@@ -426,9 +426,8 @@ def work(model, tokenizer, tmp_path_factory):
 def test_a_process_that_is_killed_leaves_what_another_goes_on_behind(model, tokenizer, work, tmp_path, capsys):
     process = subprocess.Popen([sys.executable, *work, tmp_path, "2"], cwd=ROOT, env=ENVIRONMENT)
     try:
-        deadline = time.monotonic() + 600
         while not (tmp_path / "journal").exists() or len(journal_of(tmp_path / "journal")) < 2:
-            assert process.poll() is None and time.monotonic() < deadline
+            assert process.poll() is None
             time.sleep(0.1)
     finally:
         process.kill()
@@ -445,7 +444,7 @@ def test_two_processes_give_the_result_of_one(model, tokenizer, work, tmp_path):
     # with --cpu it starts one process whatever number is asked for; --multi_gpu starts two, which find no GPU and use gloo
     launch = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
     command = [sys.executable, *launch.split(), *work, tmp_path]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, env=ENVIRONMENT)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr
     whole = distribution(model, tokenizer, MANY, batch_size=2)
     for process in range(2):

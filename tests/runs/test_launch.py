@@ -73,7 +73,7 @@ def launcher(name: str, outputs: Path, processes: int, fsdp: bool = False) -> su
 def run(name: str, outputs: Path, processes: int, fsdp: bool = False) -> str:
     """Standard output of a launch that ended well."""
     process = launcher(name, outputs, processes, fsdp)
-    printed, errors = process.communicate(timeout=900)
+    printed, errors = process.communicate()
     assert process.returncode == 0, errors
     return printed
 
@@ -97,9 +97,8 @@ def folders(tmp_path_factory) -> dict[int, Path]:
 
 
 def wait_for_a_checkpoint(folder: Path, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 600
     while not list(folder.glob("*/checkpoint-*/trainer_state.json")):
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        assert process.poll() is None, process.communicate()
         time.sleep(0.05)
 
 
@@ -114,7 +113,7 @@ def test_a_killed_worker_ends_the_run_and_the_rerun_ends_as_one_process_does(fol
     process = launcher("02", folders[2], 2)
     wait_for_a_checkpoint(folders[2] / name / "checkpoints", process)
     worker(psutil.Process(process.pid), 1).send_signal(signal.SIGKILL)
-    _, errors = process.communicate(timeout=300)
+    _, errors = process.communicate()
     assert process.returncode == 1
     assert "02_lora_sft.ipynb: process 1 of 2 was ended by SIGKILL" in errors
     assert "The same command goes on where this one stopped." in errors

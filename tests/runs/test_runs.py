@@ -53,7 +53,7 @@ def execute(name: str, outputs: Path, **variables: str) -> nbformat.NotebookNode
     """Run one notebook with these environment variables and return it with its outputs."""
     notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
     environment = {**os.environ, "COOKBOOK_OUTPUTS": str(outputs), **variables}
-    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(ROOT / "notebooks")}}).execute(
+    NotebookClient(notebook, timeout=None, resources={"metadata": {"path": str(ROOT / "notebooks")}}).execute(
         env=environment
     )
     return notebook
