@@ -16,13 +16,10 @@ class Parsed(NamedTuple):
 
 
 DIGITS = str.maketrans("零〇一二两三四五六七八九点半", "001223456789.0")
-TRADITIONAL = "滿給顆個兩點評總綜體終來還說減餘誤為於從間裡這級後無沒對覺語數據資難應確觀見歡認識鐘類錢貨飽隊離開歲塊負"
-SIMPLIFIED = "满给颗个两点评总综体终来还说减余误为于从间里这级后无没对觉语数据资难应确观见欢认识钟类钱货饱队离开岁块负"
-ALIKE = str.maketrans(
-    TRADITIONAL + "½⭐🌟", SIMPLIFIED + "半★★", "\ufe0f"
-)  # U+FE0F makes an emoji of the sign before it
-ENGLISH = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
-WORD = "|".join(ENGLISH)
+TRADITIONAL = "滿給顆個兩點評總綜體終來還減誤為裡級後無沒對覺語數據資難應確觀見認識鐘類錢離開歲負會別斷機線約網薦訊選夠"
+SIMPLIFIED = "满给颗个两点评总综体终来还减误为里级后无没对觉语数据资难应确观见认识钟类钱离开岁负会别断机线约网荐讯选够"
+ALIKE = str.maketrans(TRADITIONAL + "½⭐🌟", SIMPLIFIED + "半★★", "\ufe0f")  # the last makes a sign an emoji
+WORDS = "zero|one|two|three|four|five|six|seven|eight|nine|ten"
 TOPS = (5, 10, 100)  # what a score can be "of"
 CUT = "|"  # stands for a stretch that is no score, so that what was beside it does not join
 GAP = "[ \t]{0,3}"  # bounded, so that a page of spaces costs no time
@@ -36,14 +33,13 @@ NUMBER = (
 )
 UNIT = "(?:分|[颗个]?星)"
 DASH = rf"{GAP}(?:[-−–—~〜]{{1,2}}|到|至|或者?){GAP}"
-PARTICLES = "吧啊呀呢哦哈啦嘛了左上以之的是我因"  # with these a clause goes on after a bare number: 8左右, 9.7因为
-# no counted thing follows: 3次, 3 个, 4 Oscars
+PARTICLES = "吧啊呀呢哦哈啦嘛了左上以之的是我因"  # a bare number goes on with these, not with what it counts: 3次, 3 个
 ENDS = rf"(?!%|[^\W{PARTICLES}]| (?:[个年月岁次名位元块分](?!人)|(?!(?:and|because|but|for|from|if|since|to|with)\b)[a-z]))"
 
 REWRITTEN = (  # English is given the forms of Chinese
     (
-        rf"\b(?:{WORD})(?= and a half| out of| or | to |[ -](?:point|star)|[.,!]|$)(?<!one)",
-        lambda m: f"{ENGLISH.index(m[0])}",
+        rf"\b(?:{WORDS})(?= and | out | or | to |[ -](?:point|star)|[.,!]|$)(?<!one)|(?<=out of )(?:{WORDS})\b",
+        lambda m: f"{WORDS.split('|').index(m[0])}",
     ),
     (r" and a half\b", "半"),
     (r"\bout of (?=[0-9])", "/"),
@@ -57,7 +53,7 @@ REWRITTEN = (  # English is given the forms of Chinese
 )
 SCALE = re.compile(
     rf"(?<![给打])满分{GAP}[是为:]?{GAP}({NUMBER})(?:{GAP}{UNIT})?"  # but 给满分10分 gives ten
-    rf"|({NUMBER}){GAP}{UNIT}(?:制|为?满分|里|中的| scale)"
+    rf"|({NUMBER}){GAP}{UNIT}(?:制|为?满分|里|中的| scale)|(?:^|\()/({NUMBER})"  # "8 (out of 10)"
     rf"|(?<![0-9.])[01零一]{UNIT}?{DASH}(100|10|5|十|五)(?:{GAP}{UNIT}|(?!\w|\.[0-9])|(?=[的打之中内]))"  # 1-10分
 )
 NO_SCORE = re.compile(
@@ -72,9 +68,8 @@ TOKEN = re.compile(
     rf"(?P<joined>(?<=[^\W打给评是为约])(?=[{CHINESE}十]))?+"  # 之一, 四川 hold no bare number
     rf"(?P<low>{NUMBER}|半(?=[颗个]?星)){GAP}半?(?:{UNIT}?%?{DASH}(?P<high>{NUMBER}))?+{GAP}半?"
     rf"(?:分?{GAP}/{GAP}(?P<fraction>{NUMBER})"
-    # not minutes, three-pointers, half-sweet; 八分五 is 8.5
+    # not minutes, three-pointers, half-sweet; a hotel's stars, weeks, Samsung
     rf"|(?P<points>分(?![钟秒球线钱货熟饱糖甜裤袖类配手队析享别辨离开为命投]| per\b)(?:半|(?P<tenth>[1-9{CHINESE}])(?!\w))?)"
-    # not a hotel's stars, weeks, Samsung
     r"|(?P<stars>[颗个]?半?(?:星(?![级堆期座光球辰空红手电]| hotel)星?半?|★(?![★☆])|(?:(?<=颗)|(?<=颗半))(?!\w)))"
     rf"|(?P<percent>%)(?!的|[^\W{PARTICLES}])|(?P<number>(?(joined)(?!)|{ENDS})))"
 )
@@ -84,7 +79,7 @@ OTHERS, OTHERS_AFTER = re.compile(SOURCE), re.compile(rf"\W{{0,2}}(?:on |by |fro
 ASIDE = re.compile(
     r"(?:[扣减差剩加离]|(?<![最至不])[多少]|误差|浮动|within|minus|deduct)[去掉了下的]?\W{0,9}$"  # a part: 扣掉1分
     r"|(?:不(?:是|止|到|足|够|值|给|[会能想]给)|没有?到?|(?:\bnot|n't)(?: (?:an?|give|it|even|quite|just))*)\W{0,9}$"  # not this
-    r"|本来|原本|原来|起初|going to|wanted to|最[高低]|例如|比如|for example"  # an earlier one, a bound, an example
+    r"|本来|原本|原来|起初|was going to|wanted to|最[高低]|例如|比如|for example"  # an earlier one, a bound, an example
 )
 ASIDE_AFTER = re.compile("[都也][不没嫌]|有[点些][高低]|太[高低]|表示|代表|最[差低好高]")
 CONCLUDED = re.compile("总[分评体的]|综[合上]|整体|平均|最[终后]|还是|而是|改[成为]|所以|overall|average|final")
@@ -110,8 +105,8 @@ def parse(text: str) -> Parsed:
         percent     90%                               90%的人 and 100%推荐 are none
         number      9.7, 我打9.7, 八点五, 9 . 7       a bare number, if no other word is joined to it
 
-    The reasons: "none" (no number that can be one: 2024年, 3个, 第2名), "scale" (满分10分 alone, or a top not of 5, 10, 100),
-    "outside" (97, -3, 3/4), "aside", "others" and "several" (味道7分，服务9分); the last in the text, where more than one apply.
+    The reasons: "none" (no number that can be one: 2024年, 3个, 第2名), "scale" (满分10分 alone), "outside" (97, -3, 3/4,
+    满分20分我给8分), "aside", "others" and "several" (味道7分，服务9分); the last in the text, where more than one apply.
 
     >>> parse("满分5颗星，我打四颗星半"), parse("豆瓣8.7分").rule
     (Parsed(score=9.0, rule='fraction'), 'others')
@@ -121,8 +116,6 @@ def parse(text: str) -> Parsed:
         text = re.sub(pattern, new, text)
     stated = SCALE.search(text)
     top = _value(next(filter(None, stated.groups()))) if stated else None
-    if stated and top not in TOPS:
-        return Parsed(None, "scale")
     text = NO_SCORE.sub(CUT, SCALE.sub(CUT, text)).replace("满分", "10分")
     found, reason, start, others = {}, "scale" if stated else "none", 0, False
     for match in TOKEN.finditer(text):
@@ -171,17 +164,16 @@ def _score(match: re.Match, top: float | None) -> Parsed:
 def _value(numeral: str) -> float:
     """九点七, 9点7 and 9.7 are 9.7; 十五 is 15, 七八 is 7.5; 半 counts nothing here."""
     whole, point, decimals = numeral.translate(DIGITS).partition(".")
-    if len(numeral) == 2 and numeral in CHINESE.replace("两", ""):
+    if len(numeral) == 2 and numeral in "一二三四五六七八九 两三":
         return int(whole[0]) + 0.5
     if "十" in whole:
         tens, _, ones = whole.partition("十")
         whole = str(10 * int(tens or 1) + int(ones or 0))
-    return float((whole + point + decimals) or 0)
+    return float(whole + point + decimals)
 
 
-JUDGE = "(?:评|打分|打星|打几|给出|提供|判断|回答|确定|推荐|得知)"
-REFUSAL = re.compile(
-    rf"(?:无法|不能|没法|不便|不可以|难以|不应该?)[^,。!?\n]{{0,10}}{JUDGE}"  # "cannot judge"; not 不能错过
+REFUSAL = re.compile(  # "cannot judge", but not 不能错过
+    r"(?:无法|不能|没法|不便|不可以|难以|不应该?)[^,。!?\n]{0,10}(?:评|打分|打星|打几|给出|提供|判断|回答|确定|推荐|得知)"
     r"|(?<!\w)我?(?:很|非常|十分|深感|感到){0,2}(?:抱歉|对不起|不好意思)"  # an apology that opens a clause
     r"|(?:作为|我只?是)[^,。!?\n]{0,8}(?:ai|人工智[能慧]|语言模型|聊天机器人)"  # "as an AI language model"
     r"|(?:没有|缺[乏少]|不具备?)[^,。!?\n]{0,8}(?:信息|资讯|数据|资料|观点|看法|意见|喜好|偏好|情感|感受|味觉)|信息不足"
