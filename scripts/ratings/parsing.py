@@ -38,7 +38,7 @@ ENDS = rf"(?!%|[^\W{PARTICLES}]| (?:[个年月岁次名位元块分](?!人)|(?!(
 
 REWRITTEN = (  # English is given the forms of Chinese
     (
-        rf"\b(?:{WORDS})(?= and | out | or | to |[ -](?:point|star)|[.,!]|$)(?<!one)|(?<=out of )(?:{WORDS})\b",
+        rf"\b(?:{WORDS})(?= and | out | or | to |[ -](?:point|star)|(?<!one)(?:[.,!]|$))|(?<=out of )(?:{WORDS})\b",
         lambda m: f"{WORDS.split('|').index(m[0])}",
     ),
     (r" and a half\b", "半"),
@@ -77,12 +77,12 @@ TOKEN = re.compile(
 SOURCE = "(?:豆瓣|imdb|烂番茄|rotten tomatoes|metacritic|critics|猫眼|知乎|点评|媒体|网友|有人|别人|上一?[部季代])"
 OTHERS, OTHERS_AFTER = re.compile(SOURCE), re.compile(rf"\W{{0,2}}(?:on |by |from )?{SOURCE}")
 ASIDE = re.compile(
-    r"(?:[扣减差剩加离]|(?<![最至不])[多少]|误差|浮动|within|minus|deduct)[去掉了下的]?\W{0,9}$"  # a part: 扣掉1分
-    r"|(?:不(?:是|止|到|足|够|值|给|[会能想]给)|没有?到?|(?:\bnot|n't)(?: (?:an?|give|it|even|quite|just))*)\W{0,9}$"  # not this
+    r"(?:[扣减差剩加离]|(?<![最至不顶])[多少]|误差|浮动|within|minus|deduct)[去掉了下的]?\W{0,9}$"  # a part: 扣掉1分
+    r"|(?:不(?:是|止|到|足|够|值得?|给|[会能想]给)|没有?到?|(?:\bnot|n't)(?: (?:an?|give|it|even|quite|just))*)\W{0,9}$"  # not this
     r"|本来|原本|原来|起初|was going to|wanted to|最[高低]|例如|比如|for example"  # an earlier one, a bound, an example
 )
 ASIDE_AFTER = re.compile("[都也][不没嫌]|有[点些][高低]|太[高低]|表示|代表|最[差低好高]")
-CONCLUDED = re.compile("总[分评体的]|综[合上]|整体|平均|最[终后]|还是|而是|改[成为]|所以|overall|average|final")
+CONCLUDED = re.compile("总[分评体的]|综[合上]|整体|平均(?!水平)|最[终后]|还是|而是|改[成为]|所以|overall|average|final")
 ME = re.compile(r"我|个人|\b(?:i|my)\b")
 GIVEN = re.compile(r"[a-z给打得为有选评是值它他她个到出约概多少在]\W{0,9}$")  # 我给, 我觉得; not 我觉得剧情
 LABEL = re.compile(r"(?:[评打得]分|分数|score|rating)\W{0,5}[是为]?\W{0,5}$")
