@@ -77,7 +77,7 @@ TOKEN = re.compile(
 SOURCE = "(?:豆瓣|imdb|烂番茄|rotten tomatoes|metacritic|critics|猫眼|知乎|点评|媒体|网友|有人|别人|上一?[部季代])"
 OTHERS, OTHERS_AFTER = re.compile(SOURCE), re.compile(rf"\W{{0,2}}(?:on |by |from )?{SOURCE}")
 ASIDE = re.compile(
-    r"(?:[扣减差剩加离]|(?<![最至不顶])[多少]|误差|浮动|within|minus|deduct)[去掉了下的]?\W{0,9}$"  # a part: 扣掉1分
+    r"(?:[扣减差剩加离]|(?<![最至不顶])[多少]|误差|浮动|within|minus|deduct)[去掉了下的]{0,2}\W{0,9}$"  # a part: 扣掉1分
     r"|(?:不(?:是|止|到|足|够|值得?|给|[会能想]给)|没有?到?|(?:\bnot|n't)(?: (?:an?|give|it|even|quite|just))*)\W{0,9}$"  # not this
     r"|本来|原本|原来|起初|was going to|wanted to|最[高低]|例如|比如|for example"  # an earlier one, a bound, an example
 )
