@@ -6,11 +6,7 @@ One server and one browser for the file. The browser's tests skip where Chromium
 import copy
 import json
 import os
-import socket
-import subprocess
-import sys
 import threading
-import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
@@ -27,7 +23,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2
 
 from scripts import chat, generation
 from scripts.models import checkpoint
-from scripts.profiles import ROOT, load_profile
+from scripts.profiles import load_profile
+from tests.test_serve import running
 from tests.test_site import chromium
 from tools import chat_page
 from tools.chat_page import Asked, Model, Page, Settings, Turn, check, conversation, respond, stream
@@ -272,25 +269,9 @@ def test_a_taken_port_is_told_and_nothing_is_ever_shared(monkeypatch, capsys):
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """The address of the program, started as its user starts it, with the tiny model as tuned and as base."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("chat") / "log.txt"
-    folder, url = checkpoint("tiny-causal-lm"), f"http://127.0.0.1:{port}/"
-    command = [sys.executable, "-m", "tools.chat_page", "--model", folder, "--base", folder, "--port", str(port)]
-    with open(log, "w") as file:
-        process = subprocess.Popen(
-            command, cwd=ROOT, stdout=file, stderr=file, env={**os.environ, "HF_HUB_OFFLINE": "1"}
-        )
-    try:
-        deadline = time.monotonic() + PATIENCE
-        while "The chat page: " not in log.read_text():
-            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
-            time.sleep(0.2)
-        yield url
-    finally:
-        process.terminate()
-        process.wait()
+    both = ["--model", checkpoint("tiny-causal-lm"), "--base", checkpoint("tiny-causal-lm")]
+    with running("chat_page", tmp_path_factory.mktemp("chat") / "log.txt", *both) as (port, _):
+        yield f"http://127.0.0.1:{port}/"
 
 
 def asks(server, question, choice="tuned"):

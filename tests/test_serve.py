@@ -54,17 +54,16 @@ def loaded(merged):
     return AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32), AutoTokenizer.from_pretrained(merged)
 
 
-@pytest.fixture(scope="module")
-def server(merged, tmp_path_factory):
-    """(port, log file) of a running `python -m tools.serve`."""
+@contextlib.contextmanager
+def running(tool, log, *arguments):
+    """(port, log file) of a running `python -m tools.<tool>` that answers."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("serve") / "log.txt"
-    command = [sys.executable, "-m", "tools.serve", "--model", str(merged), "--port", str(port)]
+    command = [sys.executable, "-m", f"tools.{tool}", "--port", str(port), *map(str, arguments)]
     path = os.pathsep.join(folder for folder in os.get_exec_path() if not (Path(folder) / "vllm").exists())
+    environment = {**os.environ, "PATH": path, "PYTHONUTF8": "1", "HF_HUB_OFFLINE": "1"}
     with open(log, "w", encoding="utf-8") as file:
-        environment = {**os.environ, "PATH": path, "PYTHONUTF8": "1"}
         process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=file, start_new_session=True, env=environment)
     try:
         end = time.monotonic() + 240
@@ -78,6 +77,12 @@ def server(merged, tmp_path_factory):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # a session of its own: the server and what it started
         process.wait()
+
+
+@pytest.fixture(scope="module")
+def server(merged, tmp_path_factory):
+    with running("serve", tmp_path_factory.mktemp("serve") / "log.txt", "--model", merged) as where:
+        yield where
 
 
 @pytest.fixture(scope="module")
