@@ -7,12 +7,12 @@ import copy
 import json
 import os
 import threading
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from types import SimpleNamespace
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 import torch
 from gradio_client import Client
@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2
 from scripts import chat, generation
 from scripts.models import checkpoint
 from scripts.profiles import load_profile
-from tests.test_serve import running
+from tests.test_serve import FOREIGN, running
 from tests.test_site import chromium
 from tools import chat_page
 from tools.chat_page import Asked, Model, Page, Settings, Turn, check, conversation, respond, stream
@@ -270,7 +270,7 @@ def test_a_taken_port_is_told_and_nothing_is_ever_shared(monkeypatch, capsys):
 def server(tmp_path_factory):
     """The address of the program, started as its user starts it, with the tiny model as tuned and as base."""
     both = ["--model", checkpoint("tiny-causal-lm"), "--base", checkpoint("tiny-causal-lm")]
-    with running("chat_page", tmp_path_factory.mktemp("chat") / "log.txt", *both) as (port, _):
+    with running("chat_page", tmp_path_factory.mktemp("chat"), "The chat page: ", *both) as (port, _):
         yield f"http://127.0.0.1:{port}/"
 
 
@@ -290,10 +290,19 @@ def test_four_visitors_at_once_get_the_answers_they_would_get_alone(server, tiny
 
 
 def test_the_page_as_served_names_no_script_style_or_font_elsewhere(server):
-    page = urllib.request.urlopen(server).read().decode()
-    theme = urllib.request.urlopen(f"{server}theme.css").read().decode()
+    page, theme = httpx.get(server).text, httpx.get(f"{server}theme.css").text
     assert "googleapis" not in page + theme and "cdnjs" not in page + theme
     assert "url(http" not in theme and "@import" not in theme and 'src="http' not in page
+
+
+def test_other_websites_are_kept_out_and_nobody_uploads(server, tmp_path_factory):
+    for headers, status in [*FOREIGN, ({"Origin": server.strip("/")}, 404)]:
+        sent = httpx.post(f"{server}gradio_api/upload", headers=headers, files={"files": b"x" * 2_000_000})
+        assert sent.status_code == status and httpx.get(server, headers=headers).status_code == (
+            status if status != 404 else 200
+        )
+        joined = httpx.post(f"{server}gradio_api/queue/join", headers=headers, json={})  # 422: joins nothing
+        assert joined.status_code == (status if status != 404 else 422)
 
 
 @pytest.fixture(scope="module")

@@ -50,7 +50,7 @@ THEME = gr.themes.Default(  # with fonts of the reader's machine, where Chinese 
     font_mono=["ui-monospace", "monospace"],
 )
 # What the page and gradio's client write to; no upload, and nothing that gradio may add.
-WRITES = r"/gradio_api/(queue/join|(run|call|call/v2)/\w+|cancel|reset)/?"
+WRITES = r"/gradio_api/(queue/join|(run|call|call/v2)/[^/]+|cancel|reset)/?"
 # Of all that gradio offers: no public link, no record of the runs, no second server.
 OFF = dict.fromkeys(["share", "run_history", "enable_monitoring", "ssr_mode", "pwa"], False)
 # The last rule keeps the chosen option's dot under the mouse, where gradio's own style paints it white.
