@@ -10,6 +10,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from types import SimpleNamespace
+from unittest.mock import Mock
 from urllib.parse import urlsplit
 
 import httpx
@@ -78,8 +79,7 @@ def test_the_streamed_text_grows_and_ends_as_the_notebooks_answer(tiny):
 
 def test_what_cut_an_answer_is_named(tiny, endless, tokenizer):
     *_, (text, note) = stream(*tiny, QUESTIONS[0], Settings(0, 3, 60))
-    assert text == alone(tiny, QUESTIONS[:1], max_new_tokens=3)[0]
-    assert "≤ 3 tokens · 3 in " in note and note.endswith("ended by the token limit")
+    assert text == alone(tiny, QUESTIONS[:1], max_new_tokens=3)[0] and note.endswith("ended by the token limit")
     *_, (_, note) = stream(endless, tokenizer, QUESTIONS[0], Settings(0, 500, 0))
     assert " · 1 in " in note and note.endswith("ended by the time limit (0 s)"), "after the token at work"
     flag = threading.Event()
@@ -250,15 +250,12 @@ def test_an_error_becomes_the_note_and_the_next_question_is_answered(tiny, token
 
 
 def test_a_taken_port_is_told_and_nothing_is_ever_shared(monkeypatch, capsys):
-    def launch(self, **options):
-        launched.update(options)
-        raise OSError
-
-    launched = {}
+    launch = Mock(side_effect=OSError)
     monkeypatch.setattr(chat_page.gr.Blocks, "launch", launch)
     assert chat_page.main(["--model", checkpoint("tiny-causal-lm"), "--host", "::"]) == 1
     printed = capsys.readouterr().err
     assert "no password" in printed and "[::]:7860 is taken, or no address of this machine" in printed
+    launched = launch.call_args.kwargs
     assert launched["server_name"] == "[::]" and launched["share"] is launched["run_history"] is False
     assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "0"
 
@@ -295,14 +292,11 @@ def test_the_page_as_served_names_no_script_style_or_font_elsewhere(server):
     assert "url(http" not in theme and "@import" not in theme and 'src="http' not in page
 
 
-def test_other_websites_are_kept_out_and_nobody_uploads(server, tmp_path_factory):
+def test_other_websites_are_kept_out_and_nobody_uploads(server):
     for headers, status in [*FOREIGN, ({"Origin": server.strip("/")}, 404)]:
-        sent = httpx.post(f"{server}gradio_api/upload", headers=headers, files={"files": b"x" * 2_000_000})
-        assert sent.status_code == status and httpx.get(server, headers=headers).status_code == (
-            status if status != 404 else 200
-        )
-        joined = httpx.post(f"{server}gradio_api/queue/join", headers=headers, json={})  # 422: joins nothing
-        assert joined.status_code == (status if status != 404 else 422)
+        for path, own in {"upload": 404, "queue/join": 422}.items():  # 422: it joins with nothing
+            sent = httpx.post(f"{server}gradio_api/{path}", headers=headers, files={"files": b"x" * 1_000_000})
+            assert sent.status_code == (own if status == 404 else status), (path, headers)
 
 
 @pytest.fixture(scope="module")
@@ -362,8 +356,7 @@ def test_in_the_browser_markup_is_shown_as_text_and_never_runs(page):
     type_and_ask(page, hostile, "tuned")
     assert hostile in text_of(page, "tuned")
     assert page.execute_script("return window.ran ?? 'never'") == "never"
-    inside = "#chat-tuned :is(script, img, b, strong, .katex)"
-    assert not page.find_elements(By.CSS_SELECTOR, inside)
+    assert not page.find_elements(By.CSS_SELECTOR, "#chat-tuned :is(script, img, b, strong, .katex)")
 
 
 def test_in_the_browser_a_refusal_is_shown_and_clear_empties_the_chat_for_good(page):
