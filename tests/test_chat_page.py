@@ -32,7 +32,6 @@ from tools.chat_page import Asked, Model, Page, Settings, Turn, check, conversat
 
 QUESTIONS = ["钟离来自哪里？", "请问，温迪先生，他使用的是什么元素？", "刻晴的性格", "凝光的职务是什么"]
 GREEDY = Settings(temperature=0, max_new_tokens=40, max_seconds=60)
-PATIENCE = 90  # seconds; the machine may be busy
 
 
 @pytest.fixture(scope="module")
@@ -140,8 +139,7 @@ def test_a_prompt_beyond_the_models_window_is_refused_and_one_near_it_gets_fewer
     with pytest.raises(ValueError, match=r"the prompt has 6\d\d tokens, and the model reads at most 511"):
         next(stream(*tiny, "钟" * 600, GREEDY))
     *_, (_, note) = stream(*tiny, "钟" * 480, Settings(0, 512, 60))
-    room = 512 - len(chat.prompt_ids(tiny[1], "钟" * 480))
-    assert note.startswith(f"greedy, ≤ {room} tokens")
+    assert note.startswith(f"greedy, ≤ {512 - len(chat.prompt_ids(tiny[1], '钟' * 480))} tokens")
 
 
 # ----- what is refused
@@ -314,8 +312,8 @@ def page(browser, server):
 
 
 def until(browser, condition):
-    """Wait for a condition; stale elements, which a page that redraws leaves behind, count as not yet."""
-    return WebDriverWait(browser, PATIENCE, 0.1).until(lambda _: condition())
+    """Wait 90 s for a condition; stale elements, which a page that redraws leaves behind, count as not yet."""
+    return WebDriverWait(browser, 90, 0.1).until(lambda _: condition())
 
 
 def text_of(page, name):

@@ -27,8 +27,6 @@ from scripts.models import checkpoint
 from scripts.profiles import PROFILES, ROOT
 from tools import guard, serve
 
-CPU = torch.device("cpu")
-SNIPPETS_QUESTION = "砂糖来自哪个国家？"
 QUESTIONS = ["钟离来自哪里？", "请问，温迪使用的是什么元素？", "魈的性格", '他说"""{{ .Prompt }}"""，\n对不对？']
 GREEDILY = {"temperature": 0, "frequency_penalty": 0}  # as the printed snippet asks
 
@@ -48,7 +46,7 @@ def merged(tmp_path_factory):
     trained_on = models.base_fingerprint(model)
     get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(root / "adapter")
     write_json(root / "adapter" / "run.json", {"base_fingerprint": trained_on})
-    return merging.merge(str(root / "base"), root / "adapter", root / "merged", tokenizer, torch.float32, CPU)
+    return merging.merge(str(root / "base"), root / "adapter", root / "merged", tokenizer, torch.float32, model.device)
 
 
 @pytest.fixture(scope="module")
@@ -131,13 +129,12 @@ def test_a_conversation_becomes_our_prompt_and_its_answer_ends_where_the_window_
 
 
 def test_the_printed_snippet_prints_the_notebooks_answer_and_the_server_names_its_model(server, client, loaded, capsys):
-    port, log = server
     most = PROFILES["tiny"].max_new_tokens
-    code = serve.snippet("merged", "127.0.0.1", port, most)
-    said = log.read_text(encoding="ascii")
+    code = serve.snippet("merged", "127.0.0.1", server[0], most)
+    said = server[1].read_text(encoding="ascii")
     assert code.encode("ascii", "backslashreplace").decode() in said and "by transformers" in said
     exec(code, {})
-    [row] = generation.answer(*loaded, [SNIPPETS_QUESTION], max_new_tokens=most)
+    [row] = generation.answer(*loaded, ["砂糖来自哪个国家？"], max_new_tokens=most)
     assert capsys.readouterr().out == row["text"] + "\n"
     assert [model.id for model in client.models.list()] == ["merged"]
 
