@@ -10,6 +10,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from scripts.artifacts import read_json, write_json
@@ -143,12 +144,20 @@ def test_tidy_removes_debris_and_nothing_else():
     assert (cell.outputs, cell.metadata, notebook.metadata) == ([said], {"tags": ["kept"]}, {})
 
 
-def test_a_page_needs_no_network(tmp_path):
+def test_a_page_needs_no_network_scrolls_its_code_and_says_what_a_figure_shows(tmp_path):
     (tmp_path / "dot.png").write_bytes(b"\x89PNG")
-    notebook = new_notebook(cells=[new_markdown_cell("# 标题\n![dot](dot.png)"), new_code_cell("1 + 1")])
+    plot = new_code_cell('axis.set(xlabel="steps", title=f"{n} rows")\naxis.set_title(name, label="a \\"b\\"")')
+    plot.outputs = [new_output("display_data", {"image/png": "iVBORw=="})]
+    magic = new_code_cell("%matplotlib inline", outputs=plot.outputs)
+    notebook = new_notebook(cells=[new_markdown_cell("# 标题\n![dot](dot.png)\n## 甲\n### 乙"), plot, magic])
     html = runner.page(notebook, "01_a", tmp_path)
     assert "标题" in html and "<title>01_a</title>" in html and 'src="data:image/png;base64,iVBORw==' in html
     assert not re.search(r"(src|href)=\"(https?:)?//", html)
+    page = BeautifulSoup(html, "html.parser")
+    assert [image["alt"] for image in page.select("img")] == ["dot", '甲: steps; … rows; a "b"', "甲"]
+    assert ".highlight pre { overflow-x: auto }" in page.select("head style")[-1].text
+    assert len(page.select(".jp-InputArea > .jp-InputArea-editor .highlight pre")) == 2, "what the rules are about"
+    assert len(page.select(".jp-Cell-outputArea > .jp-OutputArea-child > .jp-OutputArea-output")) == 2
 
 
 def test_key_figures_must_be_flat(tmp_path):

@@ -11,21 +11,22 @@ import sys
 import time
 from pathlib import Path
 
+import httpx
 import openai
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from starlette.responses import PlainTextResponse
+from starlette.testclient import TestClient
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, Qwen2Config
 
 from scripts import chat, generation, models
 from scripts.artifacts import read_json, write_json
 from scripts.genshin import merging
 from scripts.models import checkpoint
 from scripts.profiles import PROFILES, ROOT
-from tools import serve
+from tools import guard, serve
 
-CPU = torch.device("cpu")
-SNIPPETS_QUESTION = "砂糖来自哪个国家？"
 QUESTIONS = ["钟离来自哪里？", "请问，温迪使用的是什么元素？", "魈的性格", '他说"""{{ .Prompt }}"""，\n对不对？']
 GREEDILY = {"temperature": 0, "frequency_penalty": 0}  # as the printed snippet asks
 
@@ -45,7 +46,7 @@ def merged(tmp_path_factory):
     trained_on = models.base_fingerprint(model)
     get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(root / "adapter")
     write_json(root / "adapter" / "run.json", {"base_fingerprint": trained_on})
-    return merging.merge(str(root / "base"), root / "adapter", root / "merged", tokenizer, torch.float32, CPU)
+    return merging.merge(str(root / "base"), root / "adapter", root / "merged", tokenizer, torch.float32, model.device)
 
 
 @pytest.fixture(scope="module")
@@ -54,30 +55,34 @@ def loaded(merged):
     return AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32), AutoTokenizer.from_pretrained(merged)
 
 
-@pytest.fixture(scope="module")
-def server(merged, tmp_path_factory):
-    """(port, log file) of a running `python -m tools.serve`."""
+@contextlib.contextmanager
+def running(tool, folder, ready, *arguments):
+    """(port, log file) of a running `python -m tools.<tool>` that said it is `ready`: without a Hub cache, its output in ASCII."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("serve") / "log.txt"
-    command = [sys.executable, "-m", "tools.serve", "--model", str(merged), "--port", str(port)]
-    path = os.pathsep.join(folder for folder in os.get_exec_path() if not (Path(folder) / "vllm").exists())
-    with open(log, "w", encoding="utf-8") as file:
-        environment = {**os.environ, "PATH": path, "PYTHONUTF8": "1"}
+    command = [sys.executable, "-m", f"tools.{tool}", "--port", str(port), *map(str, arguments)]
+    path = os.pathsep.join(entry for entry in os.get_exec_path() if not (Path(entry) / "vllm").exists())
+    environment = os.environ | dict(PATH=path, PYTHONIOENCODING="ascii", HF_HUB_OFFLINE="1", HF_HOME=str(folder))
+    log = folder / "log.txt"
+    with open(log, "w", encoding="ascii") as file:
         process = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=file, start_new_session=True, env=environment)
     try:
         end = time.monotonic() + 240
-        while True:
-            assert process.poll() is None and time.monotonic() < end, log.read_text(encoding="utf-8")[-3000:]
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5):
-                break
+        while ready not in (said := log.read_text(encoding="ascii")):
+            assert process.poll() is None and time.monotonic() < end, said[-3000:]
             time.sleep(0.2)
         yield port, log
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # a session of its own: the server and what it started
         process.wait()
+
+
+@pytest.fixture(scope="module")
+def server(merged, tmp_path_factory):
+    with running("serve", tmp_path_factory.mktemp("serve"), "Uvicorn running", "--model", merged) as where:
+        yield where
 
 
 @pytest.fixture(scope="module")
@@ -115,70 +120,86 @@ def test_the_server_answers_as_the_notebooks_greedy_decoding_does(client, loaded
         assert usage.completion_tokens == row["new_tokens"]
 
 
-def test_a_conversation_with_earlier_turns_becomes_our_prompt(client, loaded):
-    turns = ("system", "请简短回答"), ("user", "钟离来自哪里？"), ("assistant", "钟离来自璃月"), ("user", "温迪呢？")
+def test_a_conversation_becomes_our_prompt_and_its_answer_ends_where_the_window_does(client, loaded):
+    turns = ("system", "请简短回答"), ("user", "钟离来自哪里？"), ("assistant", "钟离来自璃月"), ("user", "钟" * 450)
     messages = [{"role": role, "content": text} for role, text in turns]
-    _, _, usage = ask(client, messages, streamed=False, max_tokens=1)
+    _, _, usage = ask(client, messages, streamed=False, max_tokens=10_000)
     assert usage.prompt_tokens == len(chat.prompt_ids(loaded[1], messages))
+    assert usage.completion_tokens > 1 and usage.total_tokens <= 512
 
 
-def test_the_printed_snippet_prints_the_notebooks_answer(server, loaded, capsys):
-    port, log = server
+def test_the_printed_snippet_prints_the_notebooks_answer_and_the_server_names_its_model(server, client, loaded, capsys):
     most = PROFILES["tiny"].max_new_tokens
-    code = serve.snippet("merged", "127.0.0.1", port, most)
-    said = log.read_text(encoding="utf-8")
-    assert code in said and "by transformers" in said
+    code = serve.snippet("merged", "127.0.0.1", server[0], most)
+    said = server[1].read_text(encoding="ascii")
+    assert code.encode("ascii", "backslashreplace").decode() in said and "by transformers" in said
     exec(code, {})
-    [row] = generation.answer(*loaded, [SNIPPETS_QUESTION], max_new_tokens=most)
+    [row] = generation.answer(*loaded, ["砂糖来自哪个国家？"], max_new_tokens=most)
     assert capsys.readouterr().out == row["text"] + "\n"
+    assert [model.id for model in client.models.list()] == ["merged"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
+        ({"messages": []}, "messages: .* at least 1 item"),
+        ({"messages": [{"role": "user", "content": "钟" * 350_000}]}, "has 1,05.,... bytes, .* window is 512 tokens"),
+        ({"messages": [{"role": "user", "content": "钟" * 600}]}, "has 6.. tokens, and the model's window 512"),
+        ({"messages": [{"role": "user", "content": "甲<think>"}]}, r"turn 1 \(user\): .* the special token <think>"),
+        *[({"max_tokens": most}, "max_tokens: .* greater than 0") for most in (0, -1)],
+        ({"extra_body": {"generation_config": '{"max_new_tokens": -1}'}}, "generation_config: .* None"),
+    ],
+)
+def test_what_cannot_be_answered_is_a_400_that_says_why_and_the_next_question_is_answered(client, asked, why):
+    question = {"model": "merged", "messages": [{"role": "user", "content": QUESTIONS[0]}], "max_tokens": 1}
+    with pytest.raises(openai.BadRequestError, match=why):
+        client.chat.completions.create(**question | asked)
+    assert client.chat.completions.create(**question).usage.completion_tokens == 1
+
+
+# What another website's page makes a browser here send.
+FOREIGN = [({"Host": "evil.example"}, 421), ({"Origin": "http://evil.example"}, 403), ({"Origin": "null"}, 403)]
+
+
+def test_other_websites_are_kept_out_and_this_machines_names_let_in(server):
+    url = f"http://127.0.0.1:{server[0]}/v1"
+    for headers, status in [
+        *FOREIGN,
+        ({"Host": "[::1]:1"}, 200),
+        ({"Host": "LOCALHOST", "Origin": "http://LOCALHOST"}, 200),
+    ]:
+        assert httpx.get(f"{url}/models", headers=headers).status_code == status, headers
+        wrong = httpx.post(f"{url}/chat/completions", headers=headers, json={})  # 400: no question
+        assert wrong.status_code == (400 if status == 200 else status), headers
 
 
 # --- the command
 
 
-class Became(Exception):
-    """Stands in for the exec that does not return."""
-
-
-@pytest.fixture
-def become(monkeypatch, tmp_path):
-    """Runs the command for tmp_path/models/mine where there is a vLLM; gives what it became, and the vLLM."""
+def test_vllm_serves_where_it_is_installed_behind_the_same_guard(monkeypatch, tmp_path, capsys):
     vllm = tmp_path / "bin" / "vllm"
-    for folder in (vllm.parent, tmp_path / "models" / "mine"):
-        folder.mkdir(parents=True)
+    vllm.parent.mkdir()
     vllm.touch(0o755)
-    write_json(tmp_path / "models" / "mine" / "config.json", {"dtype": "float32"})
-    monkeypatch.setenv("PATH", str(vllm.parent))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # main sets it; so it is as before afterwards
+    Qwen2Config(dtype="float32", max_position_embeddings=512).save_pretrained(tmp_path / "models" / "mine")
+    for name, value in {"PATH": vllm.parent, "HF_HUB_OFFLINE": 1, "PYTHONPATH": "", guard.FOR_VLLM: ""}.items():
+        monkeypatch.setenv(name, str(value))  # the command sets them too: so they are as before afterwards
+    monkeypatch.setattr(os, "execv", lambda path, command: sys.exit([path, *command]))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as became:
+        serve.main(["--model", "models/mine", "--host", "0.0.0.0"])  # relative to where the user stands
+    rest = (
+        "serve mine --dtype float32 --generation-config vllm --middleware tools.guard.Guard --host 0.0.0.0 --port 8000"
+    )
+    assert became.value.code == [str(vllm), str(vllm), *rest.split()] and Path.cwd() == tmp_path / "models"
+    printed = capsys.readouterr()
+    assert f"{vllm} {rest}\n" in printed.out and 'base_url="http://127.0.0.1:8000/v1"' in printed.out
+    assert "no password" in printed.err and 'base_url="http://[::1]:9/v1"' in serve.snippet("mine", "::1", 9, 1)
 
-    def execv(path, command):
-        assert path == command[0]
-        raise Became(command)
-
-    def run(*arguments):
-        monkeypatch.chdir(tmp_path)
-        with pytest.raises(Became) as became:
-            serve.main(["--model", "models/mine", *arguments])  # relative to where the user stands
-        return became.value.args[0], str(vllm)
-
-    monkeypatch.setattr(os, "execv", execv)
-    return run
-
-
-def test_vllm_serves_where_it_is_installed(become, tmp_path, capsys):
-    command, vllm = become("--port", "9000")
-    rest = "serve mine --dtype float32 --generation-config vllm --host 127.0.0.1 --port 9000"
-    assert command == [vllm, *rest.split()] and Path.cwd() == tmp_path / "models"
-    out = capsys.readouterr().out
-    assert "by vLLM" in out and f"    {vllm} {rest}\n" in out
-
-
-def test_other_machines_are_let_in_with_a_warning_and_a_url_that_works(become, capsys):
-    for host, reached in {"localhost": "localhost", "::1": "[::1]", "0.0.0.0": "127.0.0.1"}.items():
-        become("--host", host)
-        printed = capsys.readouterr()
-        assert f'base_url="http://{reached}:8000/v1"' in printed.out
-        assert ("no password" in printed.err) is (host == "0.0.0.0")
+    browser = TestClient(guard.Guard(PlainTextResponse("vLLM")), "http://box.example:8000")  # made as vLLM makes it
+    assert [browser.get("/v1/models", headers=headers).status_code for headers, _ in FOREIGN] == [200, 403, 403]
+    posts = {"/v1/chat/completions": 200, "/v1/load_lora_adapter": 404, "/reset_prefix_cache": 404}
+    assert {path: browser.post(path).status_code for path in posts} == posts
+    assert browser.post("/v1/chat/completions", content=b"x" * 50_000).status_code == 400
 
 
 # --- Ollama
@@ -186,9 +207,7 @@ def test_other_machines_are_let_in_with_a_warning_and_a_url_that_works(become, c
 
 @pytest.mark.parametrize("adds_bos", [None, False, True])
 def test_ollama_builds_our_prompt_with_one_bos(merged, tmp_path, adds_bos):
-    """By its source: triple quotes hold the template as it stands, Go's text/template fills the field in without
-    escaping, and the BOS comes first where the tokenizer's config says so (a missing key is false).
-    """
+    """By its source: Go's text/template escapes nothing, and a BOS comes first where the tokenizer's config says so."""
     folder = tmp_path / "merged"
     shutil.copytree(merged, folder, ignore=shutil.ignore_patterns("*.safetensors"))
     config = read_json(folder / "tokenizer_config.json") | ({} if adds_bos is None else {"add_bos_token": adds_bos})

@@ -45,6 +45,7 @@ def test_a_notebooks_page_has_its_pictures_and_its_chinese(built):
         pictures = sum("image/png" in output.get("data", {}) for cell in cells for output in cell.get("outputs", []))
         page = (built / "notebooks" / f"{notebook.stem}.html").read_text(encoding="utf-8")
         assert page.count('src="data:image/png;base64,') == pictures, notebook
+        assert "No description" not in page, "nbconvert's, where a picture has no text"
         assert all(run in page for run in chinese_of(notebook)), notebook
 
 

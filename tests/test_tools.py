@@ -10,7 +10,8 @@ import pytest
 
 from scripts import profiles
 from scripts.profiles import PROFILES, ROOT, Device
-from tools import environments_profile, merged_model, warn_of_visitors
+from tools import environments_profile, merged_model
+from tools.guard import served_names
 
 SCORE = "scripts.sft_scores data/sft/triplets.json --model tiny-scorer --out outputs/none"
 
@@ -51,11 +52,13 @@ def test_a_model_that_was_not_made_yet_is_named_with_the_command_that_makes_it(t
     assert merged_model(tmp_path / "typo", profile) == tmp_path / "typo"
 
 
-def test_a_host_that_others_reach_is_warned_about(capsys):
-    for host in ("127.0.0.1", "127.0.0.2", "::1", "localhost"):
-        warn_of_visitors(host)
-    assert capsys.readouterr().err == ""
-    for host in ("0.0.0.0", "::", "192.168.1.5", "box.example"):
-        warn_of_visitors(host)
-        said = f"Warning: no password. Anyone who reaches {host} over the network can use it.\n"
-        assert capsys.readouterr().err == said
+def test_a_server_is_asked_by_its_own_names_and_a_host_that_others_reach_is_warned_about(capsys):
+    here = ("127.0.0.1", "localhost", "::1")
+    assert {served_names(host) for host in (*here, "[::1]")} == {here} and capsys.readouterr().err == ""
+    told = "Warning: no password. Anyone who reaches {} over the network can use it"
+    for host in ("192.168.1.5", "box.example"):
+        assert served_names(host) == (*here, host)
+        assert capsys.readouterr().err == f"{told.format(host)}.\n"
+    for host in ("0.0.0.0", "::"):
+        assert served_names(host) == (), "any: nobody knows here what its addresses are called"
+        assert capsys.readouterr().err == f"{told.format(host)}, under any name, and so can websites open there.\n"

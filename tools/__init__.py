@@ -1,8 +1,6 @@
 """What the Makefile runs: programs around the notebooks. The notebooks import nothing from here."""
 
-import ipaddress
 import os
-import sys
 from pathlib import Path
 
 from scripts.profiles import CHOSEN, Profile, load_profile, shown, why_profile
@@ -32,13 +30,3 @@ def merged_model(folder: Path | None, profile: Profile) -> Path:
         hint = "--model takes the folder of one" if folder else "`make run` trains it and merges it there"
         raise SystemExit(f"{shown(model)} holds no model (no config.json); {hint}")
     return model
-
-
-def warn_of_visitors(host: str) -> None:
-    """Say on standard error what to know before a server on `host` starts; nothing where only this machine reaches it."""
-    try:
-        loopback = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        loopback = host == "localhost"
-    if not loopback:
-        print(f"Warning: no password. Anyone who reaches {host} over the network can use it.", file=sys.stderr)

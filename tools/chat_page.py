@@ -23,6 +23,7 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "0"  # gradio reads it when imported
 
 import gradio as gr
 import torch
+from starlette.middleware import Middleware
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -35,7 +36,8 @@ from transformers import (
 from scripts import chat, models
 from scripts.generation import GREEDY
 from scripts.profiles import Profile, quiet
-from tools import environments_profile, merged_model, warn_of_visitors
+from tools import environments_profile, merged_model
+from tools.guard import Guard, Limits, served_names
 
 TUNED, BASE, BOTH = "tuned", "base", "both"
 ABOUT = (
@@ -47,6 +49,8 @@ THEME = gr.themes.Default(  # with fonts of the reader's machine, where Chinese 
     font=["system-ui", "Noto Sans CJK SC", "PingFang SC", "Microsoft YaHei", "sans-serif"],
     font_mono=["ui-monospace", "monospace"],
 )
+# What the page and gradio's client write to; no upload, and nothing that gradio may add.
+WRITES = r"/gradio_api/(queue/join|(run|call|call/v2)/[^/]+|cancel|reset)/?"
 # Of all that gradio offers: no public link, no record of the runs, no second server.
 OFF = dict.fromkeys(["share", "run_history", "enable_monitoring", "ssr_mode", "pwa"], False)
 # The last rule keeps the chosen option's dot under the mouse, where gradio's own style paints it white.
@@ -367,12 +371,12 @@ def main(arguments: list[str] | None = None) -> int:
     pair[TUNED].load()
     page = Page(pair, options.max_input, Settings(0, options.max_new_tokens, options.max_seconds))
     host = options.host.strip("[]")
-    warn_of_visitors(host)
+    guard = Middleware(Guard, limits=Limits(served_names(host), WRITES, 2**20))
     blocks, look = build(page), {"theme": THEME, "css": CSS, "footer_links": [], "quiet": True}
     try:
         name = f"[{host}]" if ":" in host else host  # IPv6, as gradio wants it
         where = {"server_name": name, "server_port": options.port}
-        _, url, _ = blocks.launch(**where, **look, **OFF, prevent_thread_lock=True)
+        _, url, _ = blocks.launch(**where, **look, **OFF, app_kwargs={"middleware": [guard]}, prevent_thread_lock=True)
     except OSError:
         print(f"{name}:{options.port} is taken, or no address of this machine; see --host and --port", file=sys.stderr)
         return 1

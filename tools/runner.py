@@ -23,6 +23,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
+from html import escape
 from modulefinder import ModuleFinder
 from pathlib import Path
 
@@ -39,6 +40,18 @@ from tools import environments_profile
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 REMOTE_SCRIPT = re.compile(r"<script[^>]*\ssrc=\"https?://[^>]*>\s*</script>")
+NO_TEXT = 'alt="No description has been provided for this image"'  # what nbconvert says of each figure
+NAMING = {"set_title", "set_xlabel", "set_ylabel", "suptitle"}  # methods that name a part of a figure, and keywords
+NAMED = {"title", "xlabel", "ylabel", "label"}
+# On a narrow screen the template makes table rows of code and outputs. Those don't scroll: what was too long was cut off.
+SCROLLING = """<style>
+.highlight pre { overflow-x: auto }
+@media only screen and (max-width: 760px) {
+  .jp-InputArea, .jp-InputArea-editor, .jp-OutputArea-child, .jp-OutputArea-child .jp-OutputArea-output { display: block }
+  .jp-Cell-inputArea, .jp-Cell-outputArea { min-width: 0 }
+}
+</style>
+</head>"""
 
 
 class RunError(Exception):
@@ -236,7 +249,37 @@ def page(notebook: nbformat.NotebookNode, name: str, folder: Path) -> str:
     """
     exporter = HTMLExporter(template_name="lab", embed_images=True)
     html, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": name, "path": str(folder)}})
-    return REMOTE_SCRIPT.sub("", html)
+    return described(REMOTE_SCRIPT.sub("", html).replace("</head>", SCROLLING, 1), notebook)
+
+
+def described(html: str, notebook) -> str:
+    """nbconvert's page of `notebook` with alternative texts: the section a figure stands in, and the names in its code."""
+    texts, section = [], "figure"
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            section = [section, *re.findall(r"^## (.+)$", cell.source, re.MULTILINE)][-1]
+        figures = ["image/png" in output.get("data", {}) for output in cell.get("outputs", [])]
+        texts += [f"{section}: {'; '.join(names)}" if (names := named(cell.source)) else section] * sum(figures)
+    rest = iter(texts)
+    return re.sub(NO_TEXT, lambda _: f'alt="{escape(next(rest, "figure"))}"', html)
+
+
+def named(code: str) -> list[str]:
+    """The texts that `code` gives a figure as titles and labels, in their order; what it computes becomes …."""
+
+    def text(node) -> str:
+        if isinstance(node, ast.JoinedStr):
+            return "".join(map(text, node.values))
+        return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else "…"
+
+    try:
+        calls = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
+    except SyntaxError:  # a magic
+        return []
+    given = [keyword.value for call in calls for keyword in call.keywords if keyword.arg in NAMED]
+    given += [call.args[0] for call in calls if getattr(call.func, "attr", "") in NAMING and call.args]
+    given.sort(key=lambda node: (node.lineno, node.col_offset))
+    return [*dict.fromkeys(said for said in map(text, given) if said.strip("…, "))]
 
 
 def write_copy(notebook: nbformat.NotebookNode, path: Path, folder: Path) -> None:

@@ -21,10 +21,13 @@ from pathlib import Path, PurePosixPath
 from posixpath import normpath
 from urllib.parse import unquote, urlsplit
 
+import nbformat
 from mkdocs.commands.build import build as mkdocs_build
 from mkdocs.config import load_config
 from mkdocs.plugins import CombinedEvent, event_priority
 from mkdocs.structure.files import File
+
+from tools.runner import NO_TEXT, described
 
 ROOT = Path(__file__).resolve().parents[1]
 HOME = ("README.md", "README.zh-CN.md")
@@ -71,7 +74,7 @@ def on_files(files, config):
 
 
 def on_page_content(content, page, config, files):
-    """Without what comes from a CDN, and with links that lead to pages.
+    """Without what comes from a CDN, with links that lead to pages and texts for the figures.
 
     A link to a file of the repository that is no page, such as a module, becomes plain text.
     Raises ValueError when nbconvert no longer marks what is to be cut out.
@@ -81,6 +84,8 @@ def on_page_content(content, page, config, files):
         content, cut = CDN.subn("", content)
         if cut != 1:
             raise ValueError(f"{page.file.src_uri}: nbconvert's MathJax and Mermaid found {cut} times, not once")
+        if NO_TEXT in content:
+            content = described(content, nbformat.read(page.file.abs_src_path, as_version=4))
 
     def mended(match: re.Match) -> str:
         url = urlsplit(html.unescape(match["href"]))
