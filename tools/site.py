@@ -31,7 +31,14 @@ from tools.runner import NO_TEXT, described
 
 ROOT = Path(__file__).resolve().parents[1]
 HOME = ("README.md", "README.zh-CN.md")
-GUIDES = ("docs/recent_behaviour.md", "data/README.md", "bench/README.md", "tests/README.md", "CONTRIBUTING.md")
+GUIDES = (
+    "docs/run_mechanics.md",
+    "docs/recent_behaviour.md",
+    "data/README.md",
+    "bench/README.md",
+    "tests/README.md",
+    "CONTRIBUTING.md",
+)
 
 # What nbconvert puts before a notebook to load MathJax and Mermaid from a CDN.
 CDN = re.compile(r"<!-- Load mathjax -->.*?<!-- End of mermaid configuration -->", re.DOTALL)
@@ -65,8 +72,9 @@ def on_config(config):
 
 @event_priority(100)  # before mkdocs-jupyter looks for notebooks
 def on_files(files, config):
-    """Pages under their paths in the repository, so that the links between them hold; pictures of docs/ too."""
-    pictures = [f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.png"))]
+    """Pages under their paths in the repository, so that the links between them hold; their pictures too."""
+    found = sorted((*ROOT.glob("docs/*.png"), *ROOT.glob("notebooks/figures/*.svg")))
+    pictures = [path.relative_to(ROOT).as_posix() for path in found]
     for name in (*HOME, *chapters(), *GUIDES, *pictures):
         if (ROOT / name).exists():
             files.append(File(name, str(ROOT), config.site_dir, config.use_directory_urls))
