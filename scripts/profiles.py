@@ -66,7 +66,7 @@ class Profile:
     load_in_4bit: bool = False  # QLoRA; needs bitsandbytes and a CUDA device
     article_rows: int = 480  # rows that 02's comparison with the article's recipe trains on
     # 03 merge
-    receipt_prompts: int = 64  # held-out prompts whose logits the merge receipt compares
+    receipt_prompts: int = 64  # questions of each kind, trained people and others, that the merge receipt asks
     # 04 evaluation
     generation_batch_size: int = 64
     max_new_tokens: int = 64

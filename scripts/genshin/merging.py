@@ -1,4 +1,4 @@
-"""Adapter + base -> one checkpoint, refused where they don't belong together, and proved equal afterwards."""
+"""Adapter + base -> one checkpoint, refused where they do not belong together, and compared with them afterwards."""
 
 from __future__ import annotations
 
