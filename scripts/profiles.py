@@ -67,7 +67,6 @@ class Profile:
     article_rows: int = 480  # rows that 02's comparison with the article's recipe trains on
     trap_rows: int = 480  # rows that each of 02's small trainings takes, one for each trap and each mixture
     trap_epochs: int = 8
-    trap_seeds: int = 1  # trainings of each trap; the mixtures have one
     general_rows: str = "data/sft/triplets.json"  # rows of other kinds, to mix in
     general_held_out: str = "data/sft/heldout.json"  # rows of other kinds that say what was forgotten
     # 03 merge
@@ -162,7 +161,7 @@ PROFILES = {
         packed=False,  # with a vocabulary this small the head costs nothing, and padding costs less than a block mask
         generation_batch_size=128,
         max_new_tokens=40,
-        trap_rows=480,
+        trap_rows=320,
         trap_epochs=6,
         general_rows="data/general/replay.json",  # of the kind that its base was pretrained on
         general_held_out="data/general/heldout.json",
