@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -31,11 +32,14 @@ def answer(
     max_new_tokens: int = 64,
     decoding: dict = GREEDY,
     run: str = "",
+    prompt: Callable = chat.prompt_ids,
 ) -> list[dict]:
     """The model's answer to each question, in the order given.
 
     Each row: question, text (all that was generated), prediction (without the think part), finished, reason (why it is not
     finished, else ""), new_tokens. A question that stands twice is asked once.
+
+    `prompt` makes a question's token ids; another than the default shows what a model does with a prompt that it was not trained with.
 
     Prompts are sorted by length, so that a batch holds little padding and the longest, most likely to run out of memory, come
     first; they are padded on the left, so that all end where the answer begins.
@@ -48,7 +52,7 @@ def answer(
     Raises ValueError for what is no list of texts, and for a question that chat.prompt_ids refuses.
     """
     questions = chat.listed(questions)
-    prompts = {question: chat.prompt_ids(tokenizer, question) for question in dict.fromkeys(questions)}
+    prompts = {question: prompt(tokenizer, question) for question in dict.fromkeys(questions)}
     longest_first = sorted(prompts, key=lambda question: len(prompts[question]), reverse=True)
     batches = [longest_first[start : start + batch_size] for start in range(0, len(prompts), batch_size)]
     settings, ends = {"max_new_tokens": max_new_tokens, **decoding}, chat.stop_ids(tokenizer, model)

@@ -65,6 +65,10 @@ class Profile:
     packed: bool = True  # join rows without padding, and run the head on trained positions only
     load_in_4bit: bool = False  # QLoRA; needs bitsandbytes and a CUDA device
     article_rows: int = 480  # rows that 02's comparison with the article's recipe trains on
+    trap_rows: int = 480  # rows that each of 02's small trainings takes, one for each trap and each mixture
+    trap_epochs: int = 8
+    general_rows: str = "data/sft/triplets.json"  # rows of other kinds, to mix in
+    general_held_out: str = "data/sft/heldout.json"  # rows of other kinds that say what was forgotten
     # 03 merge
     receipt_prompts: int = 64  # questions of each kind, trained people and others, that the merge receipt asks
     # 04 evaluation
@@ -157,6 +161,10 @@ PROFILES = {
         packed=False,  # with a vocabulary this small the head costs nothing, and padding costs less than a block mask
         generation_batch_size=128,
         max_new_tokens=40,
+        trap_rows=320,
+        trap_epochs=6,
+        general_rows="data/general/replay.json",  # of the kind that its base was pretrained on
+        general_held_out="data/general/heldout.json",
         qa_reworded=16,
         qa_epochs=1,
         qa_learning_rate=1e-3,

@@ -102,6 +102,17 @@ def test_answers_come_in_the_order_asked_and_a_question_that_stands_twice_is_ask
     assert [len(batch) for batch in model.batches] == [2, 2]
 
 
+def test_a_prompt_made_another_way_is_what_the_model_sees_under_the_question_that_was_asked(tokenizer):
+    model = Scripted(tokenizer, {"钟离": "岩.", "温迪": "风."})
+    rows = answer(
+        model,
+        tokenizer,
+        ["钟", "温"],
+        prompt=lambda words, question: chat.prompt_ids(words, {"钟": "钟离", "温": "温迪"}[question]),
+    )
+    assert [(row["question"], row["prediction"]) for row in rows] == [("钟", "岩"), ("温", "风")]
+
+
 def test_what_is_no_list_of_questions_is_refused_before_any_is_asked(tokenizer):
     model, right = Scripted(tokenizer, {}), "a list of texts is right"
     for questions, message in (

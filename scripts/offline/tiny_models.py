@@ -193,17 +193,31 @@ def pretraining_rows(recipe: Recipe) -> list[list[dict]]:
     """Chat rows about made-up characters: what both tiny models are pretrained on."""
     rng = random.Random(recipe.seed)
     people = made_up_characters(recipe.characters, rng)
+    rows = _rows_about(people, recipe.rows_per_character, rng)
+    rng.shuffle(rows)
+    return rows
+
+
+def general_rows(recipe: Recipe) -> list[list[dict]]:
+    """Rows of the same kind for data/general: one about each of the made-up people, in words that no pretraining row has."""
+    trained = {question["content"] for question, _ in pretraining_rows(recipe)}
+    people = made_up_characters(recipe.characters, random.Random(recipe.seed))
+    rows = _rows_about(people, 1, random.Random(recipe.seed + 1))
+    return [row for row in rows if row[0]["content"] not in trained]
+
+
+def _rows_about(people: dict[str, dict[str, str]], count: int, rng: random.Random) -> list[list[dict]]:
+    """`count` chat rows about each of `people`."""
     forms = [(kind, core) for kind, (_, cores) in CORES.items() for core in cores.split()]
     templates = read_json(ROOT / "data/genshin/templates.json").values()
     asked_later = {form["question"] for of_attribute in templates for form in of_attribute}
     rows = []
     for name, record in people.items():
-        for kind, core in rng.choices(forms, k=recipe.rows_per_character):
+        for kind, core in rng.choices(forms, k=count):
             title, pronoun = GENDERED[record["性别"]]
             question = _question_form(core, rng, asked_later).format(n=name, h=title, p=pronoun)
             answer = CORES[kind][0].format(n=name, v=record[ATTRIBUTE_OF.get(kind, kind)])
             rows.append([{"role": "user", "content": question}, {"role": "assistant", "content": answer}])
-    rng.shuffle(rows)
     return rows
 
 

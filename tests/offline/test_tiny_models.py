@@ -30,7 +30,7 @@ from scripts.genshin.metrics import BertScores
 from scripts.likelihood import completion_losses, losses
 from scripts.models import checkpoint
 from scripts.offline import hupu_lessons, hupu_text, lesson_text, reading_text, tiny_models
-from scripts.offline.tiny_models import RECIPES, build, make, pretraining_rows, project_characters
+from scripts.offline.tiny_models import RECIPES, build, general_rows, make, pretraining_rows, project_characters
 from scripts.profiles import ROOT
 from scripts.ratings import hupu
 from scripts.reading import qa
@@ -92,6 +92,22 @@ def test_no_question_is_asked_in_a_form_that_the_notebooks_train_or_test_on(pret
     cores = [core for _, listed in tiny_models.CORES.values() for core in listed.split()]
     grammar = map("".join, product(tiny_models.OPENINGS, tiny_models.SUBJECTS, cores, tiny_models.ENDINGS))
     assert {form.format(n="{name}", h="{honorific}", p="{pronoun}") for form in grammar} & forms
+
+
+def test_the_general_rows_are_about_people_of_the_pretraining_in_words_that_are_not_in_it():
+    """What notebook 02 mixes in (replay) and what it measures forgetting with (held out): no person is in both."""
+    recipe = RECIPES["tiny-causal-lm"]
+    held_out, replay = (read_json(ROOT / f"data/general/{name}.json") for name in ("heldout", "replay"))
+    rows = [[row["instruction"], row["output"]] for row in [*held_out, *replay]]
+    assert rows == [[turn["content"] for turn in row] for row in general_rows(recipe)], "made by another recipe"
+    trained = {question["content"] for question, _ in pretraining_rows(recipe)}
+    assert not trained & {question for question, _ in rows}
+    people = tiny_models.made_up_characters(recipe.characters, random.Random(recipe.seed))
+    named = [max((name for name in people if name in question), key=len) for question, _ in rows]
+    assert all(
+        any(value in answer for value in people[name].values()) for name, (_, answer) in zip(named, rows, strict=True)
+    )
+    assert len(set(named)) == len(named) == len(people), "one row about each, so that nobody is in both files"
 
 
 @pytest.mark.parametrize("text", [lesson_text, reading_text, hupu_lessons])
