@@ -500,7 +500,7 @@ def located(path: str | Path) -> Path:
     """
     if "\0" in str(path):
         raise ValueError(f"the path {str(path)!r} holds NUL; one without is right")
-    return ROOT / Path(path).expanduser()
+    return ROOT / os.path.expanduser(path)  # ~somebody who has no folder here stays as it is
 
 
 def shown(path: str | Path) -> str:
@@ -509,5 +509,7 @@ def shown(path: str | Path) -> str:
     >>> shown(ROOT / "outputs" / "tiny")
     'outputs/tiny'
     """
-    path = Path(os.path.realpath(located(path)))  # unlike resolve, it takes links that lead in a circle
+    path = located(path)
+    # a link that leads nowhere, or in a circle, keeps its own name
+    path = Path(os.path.realpath(path) if os.path.exists(path) else Path(os.path.realpath(path.parent), path.name))
     return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else f".../{path.name}"

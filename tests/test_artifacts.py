@@ -159,7 +159,7 @@ def test_a_half_line_is_cut_from_the_file_and_told(tmp_path, capsys, kept):
 def test_a_line_within_the_file_that_is_no_json_is_named_and_nothing_is_cut(tmp_path):
     path = tmp_path / "answers.jsonl"
     path.write_text('{"n": 1}\n{"n": \n{"n": 3}\n')
-    with pytest.raises(ValueError, match=r"^answers.jsonl, line 2: not JSON"):
+    with pytest.raises(ValueError, match=r"^.../answers.jsonl: line 2, column 7: not JSON"):
         read_jsonl(path)
     assert path.read_text().count("\n") == 3
 

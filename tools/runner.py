@@ -34,6 +34,7 @@ from nbconvert import HTMLExporter
 from tabulate import tabulate
 
 from scripts.artifacts import atomic_path, fingerprint, read_json, write_json
+from scripts.files import DataError
 from scripts.profiles import ROOT, Profile, shown
 from tools import environments_profile
 
@@ -85,7 +86,7 @@ def read_notebook(path: Path) -> nbformat.NotebookNode:
     try:
         notebook = nbformat.read(path, as_version=4)
         nbformat.validate(notebook)
-    except (ValueError, AttributeError, nbformat.ValidationError) as error:
+    except (ValueError, AttributeError, OSError, RecursionError, nbformat.ValidationError) as error:
         raise RunError(f"{path.name} is not a valid notebook: {str(error).splitlines()[0]}") from None
     return notebook
 
@@ -326,8 +327,11 @@ def table(finished: list[Finished]) -> str:
 
 
 def load_finished(path: Path) -> dict[str, Finished]:
-    """Notebook name -> its record, of those that earlier runs finished."""
-    return {record["name"]: Finished(**record) for record in read_json(path)} if path.exists() else {}
+    """Notebook name -> its record, of those that earlier runs finished. Raises RunError for a file that holds no such records."""
+    try:
+        return {record["name"]: Finished(**record) for record in read_json(path)} if path.exists() else {}
+    except (TypeError, KeyError):
+        raise RunError(f"{shown(path)}: no list of records as this version writes it; without it all is run anew") from None
 
 
 def stale(prints: dict[str, str], kept: dict[str, Finished]) -> list[str]:
@@ -411,7 +415,7 @@ def main(arguments: list[str] | None = None) -> int:
             refresh(ROOT, profile)
         else:
             run(ROOT, profile, options.nb)
-    except RunError as error:
+    except (RunError, DataError) as error:
         print(f"\n{error}", file=sys.stderr)
         if isinstance(error, CellFailed):
             print("`make run` goes on from this notebook.", file=sys.stderr)

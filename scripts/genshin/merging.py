@@ -13,7 +13,7 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from scripts import chat
-from scripts.artifacts import atomic_folder, fingerprint, read_json, write_json
+from scripts.artifacts import atomic_folder, fingerprint, read_json, recorded, write_json
 from scripts.models import ADAPTER_RECORD, base_fingerprint, loading_advice, same_base
 from scripts.profiles import shown
 
@@ -45,7 +45,7 @@ def _trained_on(adapter: str | Path) -> str:
         raise ValueError(
             f"{shown(adapter)} has no {ADAPTER_RECORD}, which says its base; an adapter of notebook 02 or 07 is right"
         )
-    return read_json(record)["base_fingerprint"]
+    return recorded(record, "base_fingerprint")
 
 
 def _load(model: str | Path, dtype: torch.dtype, device: torch.device):
@@ -104,7 +104,7 @@ def set_aside_stale(target: str | Path, adapter: str | Path) -> Path | None:
     with PartialState().main_process_first():  # the others find nothing left to do
         if not (target / RECORD).exists():
             return None
-        standing = read_json(target / RECORD)["adapter"]
+        standing = recorded(target / RECORD, "adapter")
         if standing == fingerprint(Path(adapter)):
             return None
         aside = target.with_name(f"{target.name}-{standing}")

@@ -10,5 +10,6 @@ if unknown := [name for name in sys.argv[1:] if name not in RECIPES]:
 try:
     load_profile()
 except ValueError as error:  # a COOKBOOK_ variable, named with what would be right
-    sys.exit(str(error))
+    print(error, file=sys.stderr)
+    sys.exit(2)
 main(sys.argv[1:])

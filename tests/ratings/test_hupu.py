@@ -230,6 +230,10 @@ def remarks_of(cells):
     yield from ["score has more than one decimal"] * (cells[5] in ("9.70", "0.25", "９．７５"))
     number = len(cells[6].split("|")) if cells[6] else 0
     yield from ["comments and stars differ in number"] * (STARS[cells[7]] is None or number != len(STARS[cells[7]]))
+    rows = [[line for line in cell.split("\n")] for cell in cells]
+    yield from ["a cell holds lines like rows"] * any(
+        len(of) > 1 and sum(line.count(",") for line in of) == 7 * (len(of) - 1) for of in rows
+    )
 
 
 @pytest.mark.parametrize("seed", range(12))
