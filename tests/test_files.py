@@ -170,5 +170,7 @@ def test_a_path_that_no_file_can_have_is_refused():
 
 def test_a_message_that_quotes_a_long_text_keeps_its_beginning_and_its_end():
     lines = str(DataError(f"x.json: row 7: {'字' * 100_000}; a text is right\nrow 8")).split("\n")
-    assert lines[0].startswith("x.json: row 7: 字字") and lines[0].endswith("字; a text is right") and lines[1] == "row 8"
+    assert (
+        lines[0].startswith("x.json: row 7: 字字") and lines[0].endswith("字; a text is right") and lines[1] == "row 8"
+    )
     assert len(lines[0]) < 500

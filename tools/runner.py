@@ -331,7 +331,9 @@ def load_finished(path: Path) -> dict[str, Finished]:
     try:
         return {record["name"]: Finished(**record) for record in read_json(path)} if path.exists() else {}
     except (TypeError, KeyError):
-        raise RunError(f"{shown(path)}: no list of records as this version writes it; without it all is run anew") from None
+        raise RunError(
+            f"{shown(path)}: no list of records as this version writes it; without it all is run anew"
+        ) from None
 
 
 def stale(prints: dict[str, str], kept: dict[str, Finished]) -> list[str]:

@@ -151,7 +151,9 @@ def _check_text(value, where: str) -> None:
 def _check_token(text: str, where: str) -> None:
     """Nothing that a tokenizer would take for a special token: no prompt is built of it."""
     if found := SPELLS_TOKEN.search(text):
-        raise DataError(f"{where}: {found[0]!r} in {short(text)} would act as a special token; the text without it is right")
+        raise DataError(
+            f"{where}: {found[0]!r} in {short(text)} would act as a special token; the text without it is right"
+        )
 
 
 def _check_plain(value, where: str) -> None:

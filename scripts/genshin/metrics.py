@@ -336,7 +336,9 @@ def _check_pairs(name, rows):
     for row, pairs in enumerate(rows):
         for pair in pairs:
             if not (isinstance(pair, tuple) and len(pair) == 2 and all(p and isinstance(p, str) for p in pair)):
-                raise ValueError(f"{name}, row {row}: {pair!r:.60} is not an (attribute, value) pair of non-empty texts")
+                raise ValueError(
+                    f"{name}, row {row}: {pair!r:.60} is not an (attribute, value) pair of non-empty texts"
+                )
 
 
 # ---------------------------------------------------------------------------------------------------------------------

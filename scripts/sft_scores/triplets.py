@@ -146,7 +146,9 @@ def _csv_records(text: str, file: str) -> list[dict]:
         if times > 1:
             raise DataError(f"{file}: header: {column!r:.60} stands {times} times; once is right")
     if odd := [line for line, cells in records if holds_rows(cells)]:
-        print(f"{file}: a cell of the rows at line {first_few(odd, 5)} holds lines like rows; a stray quote swallows rows so")
+        print(
+            f"{file}: a cell of the rows at line {first_few(odd, 5)} holds lines like rows; a stray quote swallows rows so"
+        )
     return [dict(zip(header, cells, strict=True)) for _, cells in records]
 
 
