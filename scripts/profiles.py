@@ -17,13 +17,13 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
 PREFIX = "COOKBOOK_"
@@ -223,10 +223,16 @@ def load_profile(environ: Mapping[str, str] = os.environ) -> Profile:
             )
     profile = replace(profile, **{field: _convert(field, value, known[field]) for field, value in asked.items()})
     for field in ("outputs", "models"):
-        if located(getattr(profile, field)).is_file():
+        path = located(getattr(profile, field))
+        if not os.path.isdir(there := next(filter(os.path.lexists, (path, *path.parents)))):
+            wrong = f"{there.name} is a file" if there != path else "a file"
             raise ValueError(
-                f"{PREFIX}{field.upper()}={getattr(profile, field)!r}: a file; a folder, there or not yet, is right"
+                f"{PREFIX}{field.upper()}={getattr(profile, field)!r}: {wrong}; a folder, there or not yet, is right"
             )
+    if profile.qa_stride >= profile.qa_max_length:
+        raise ValueError(
+            f"{PREFIX}QA_STRIDE={str(profile.qa_stride)!r}: should be below {PREFIX}QA_MAX_LENGTH, {profile.qa_max_length}"
+        )
     if profile.dtype != "bfloat16" or "dtype" in asked:  # else torch need not be asked
         return profile
     return replace(profile, dtype=native_dtype(profile.dtype, profile.torch_device.type, _has_bfloat16(profile))[0])
@@ -469,6 +475,18 @@ def _version_notes(packages: tuple[str, ...]) -> list[str]:
         same = pin is None or version.split("+")[0] == pin
         notes.append(f"{name} {version}" + ("" if same else f" (requirements.txt pins {pin})"))
     return notes
+
+
+def run_program(main: Callable[[], int | None]) -> NoReturn:
+    """Run a program and exit with its status; a wrong variable, option, file or model ends it with the message alone and status 2."""
+    try:
+        sys.exit(main())
+    except (
+        ValueError,
+        OSError,
+    ) as error:  # files.DataError among them, and what transformers says against a model's folder
+        print(error, file=sys.stderr)
+        sys.exit(2)
 
 
 def machine() -> str:

@@ -9,16 +9,12 @@ from scripts.profiles import CHOSEN, Profile, load_profile, shown, why_profile
 
 
 def environments_profile() -> Profile:
-    """The profile that the environment asks for; a wrong variable ends the program with its message and exit status 2.
+    """The profile that the environment asks for.
 
     One that was chosen by free memory is printed and set: what this program starts would measure anew, and might choose
     another.
     """
-    try:
-        profile = load_profile()
-    except ValueError as error:
-        print(error, file=sys.stderr)
-        raise SystemExit(2) from None
+    profile = load_profile()
     if not os.environ.get("COOKBOOK_PROFILE"):
         os.environ[CHOSEN] = why_profile(profile)
         print(f"profile {profile.name} ({os.environ[CHOSEN]})")

@@ -34,7 +34,7 @@ from transformers import (
 
 from scripts import chat, models
 from scripts.generation import GREEDY
-from scripts.profiles import Profile, quiet
+from scripts.profiles import Profile, quiet, run_program
 from tools import environments_profile, merged_model, warn_of_visitors
 
 TUNED, BASE, BOTH = "tuned", "base", "both"
@@ -382,4 +382,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

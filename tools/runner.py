@@ -34,8 +34,7 @@ from nbconvert import HTMLExporter
 from tabulate import tabulate
 
 from scripts.artifacts import atomic_path, fingerprint, read_json, write_json
-from scripts.files import DataError
-from scripts.profiles import ROOT, Profile, shown
+from scripts.profiles import ROOT, Profile, run_program, shown
 from tools import environments_profile
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -417,7 +416,7 @@ def main(arguments: list[str] | None = None) -> int:
             refresh(ROOT, profile)
         else:
             run(ROOT, profile, options.nb)
-    except (RunError, DataError) as error:
+    except RunError as error:
         print(f"\n{error}", file=sys.stderr)
         if isinstance(error, CellFailed):
             print("`make run` goes on from this notebook.", file=sys.stderr)
@@ -429,4 +428,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

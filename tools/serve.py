@@ -17,7 +17,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from scripts.profiles import shown
+from scripts.profiles import run_program, shown
 from tools import environments_profile, merged_model, warn_of_visitors
 
 
@@ -69,4 +69,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)
