@@ -284,7 +284,7 @@ class _Sheet:
             drawn = random.Random(f"{seed} {number}").sample(pool, enough)
             others = [n for n in drawn if _content(rows[n]) != _content(row)][:shots]
             if not (row["task"] and others and shots):
-                why = f"no other row of task {row['task']!r}" if row["task"] else "the row has no task"
+                why = f"no other row of task {row['task']!r:.60}" if row["task"] else "the row has no task"
                 self.reasons[number].append(f"one-shot: {why if shots else 'not asked for'}")
                 continue
             self._ask_pairs_of(number, row, {other: rows[other] for other in others})
