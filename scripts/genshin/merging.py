@@ -29,13 +29,15 @@ def load_with_adapter(base: str, adapter: str | Path, dtype: torch.dtype, device
     """
     model = _load(base, dtype, device)
     trained_on = _trained_on(adapter)
-    if not same_base(base_fingerprint(model), trained_on):
+    with loading_advice("the adapter", adapter, dtype, device):
         name = PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path
+    if not same_base(base_fingerprint(model), trained_on):
         raise ValueError(
             f"{shown(adapter)} was trained on another base ({Path(name).name}, fingerprint {trained_on}) than the one given "
             f"({Path(base).name}, fingerprint {base_fingerprint(model)}); set COOKBOOK_CAUSAL_LM to that base"
         )
-    return PeftModel.from_pretrained(model, str(adapter))
+    with loading_advice("the adapter", adapter, dtype, device):
+        return PeftModel.from_pretrained(model, str(adapter))
 
 
 def _trained_on(adapter: str | Path) -> str:
