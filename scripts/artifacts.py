@@ -23,6 +23,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
+from scripts.files import DataError, json_lines, parse_json, read_bytes, read_text
 from scripts.profiles import ROOT, Profile, machine, pins, shown
 
 
@@ -96,11 +97,17 @@ def write_json(path: str | Path, value) -> None:
 
 
 def read_json(path: str | Path):
-    """The value of a JSON file; ValueError names one that is not JSON."""
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{shown(path)}: not JSON ({error}); the whole file is right") from None
+    """The value of a JSON file; DataError names one that is missing, not UTF-8 or not JSON."""
+    return parse_json(read_text(path), shown(path))
+
+
+def recorded(path: str | Path, key: str) -> str:
+    """The fingerprint under `key` in a record that was written here; DataError as `read_json`, and where there is none."""
+    record = read_json(path)
+    value = record.get(key) if isinstance(record, dict) else None
+    if not re.fullmatch(r"[\w-]{1,40}", str(value), re.ASCII) or not isinstance(value, str):
+        raise DataError(f"{shown(path)}: {key}: missing, or no fingerprint; the file as it was written is right")
+    return value
 
 
 def remembered(path: str | Path, compute: Callable):
@@ -136,23 +143,17 @@ def read_jsonl(path: str | Path) -> list[dict]:
     """The rows of a JSONL file; [] when there is none.
 
     A last line without its end, which a kill leaves behind, is cut from the file and reported: its row is made again.
-    Raises ValueError that names file and line for any other line that is not JSON.
+    Raises DataError that names file and line for any other line that is not JSON.
     """
     path = Path(path)
     if not path.exists():
         return []
-    raw = path.read_bytes()
+    raw = read_bytes(path)
     whole = raw[: raw.rfind(b"\n") + 1]
     if len(whole) < len(raw):
         print(f"{path.name}: the last line was cut off by a kill; {len(raw) - len(whole)} bytes removed")
         os.truncate(path, len(whole))
-    rows = []
-    for number, line in enumerate(whole.decode("utf-8").split("\n")[:-1], 1):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path.name}, line {number}: not JSON ({error}); one object a line is right") from None
-    return rows
+    return [row for _, row in json_lines(read_text(path), shown(path))] if whole else []
 
 
 def cut_off(path: str | Path) -> None:
@@ -212,6 +213,8 @@ def _read_journal(folder: Path, verb: str) -> dict[int, list]:
     state.wait_for_everyone()
     rows = [row for file in sorted(folder.glob("batches-*.jsonl")) for row in read_jsonl(file)]
     state.wait_for_everyone()  # nobody appends while another still reads
+    if not all(isinstance(row, dict) and isinstance(row.get("batch"), int) and "results" in row for row in rows):
+        raise DataError(f"{shown(folder)}: a line without batch and results; without the folder the work begins anew")
     if rows and state.is_main_process:
         print(f"{len(rows)} batches were {verb} before; going on behind them")
     return {row["batch"]: row["results"] for row in rows}
@@ -254,7 +257,7 @@ def last_complete_checkpoint(folder: str | Path) -> str | None:
     for checkpoint in steps:
         try:
             read_json(checkpoint / "trainer_state.json")
-        except (FileNotFoundError, ValueError):
+        except ValueError:
             continue
         return str(checkpoint)
     return None

@@ -37,6 +37,9 @@ ARGUMENTS = {
 # What a template raises at a turn that it does not take, by intent or not.
 REFUSALS = (TemplateError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
+# What tokenizers of today call their special tokens. One in a text would act as it, and `_check` refuses those of the tokenizer at hand.
+SPELLS_TOKEN = re.compile(r"</?think>|<[|｜][^<>\s]{1,40}[|｜]>|</?s>|<(?:start|end)_of_turn>")
+
 # A lone surrogate, as JSON's "\ud83d" gives it: no tokenizer takes it, and no file.
 HALF_EMOJI = re.compile("[\ud800-\udfff]")
 
@@ -289,7 +292,7 @@ def _check(messages: list[dict], last: str | None = None, rules: Conventions | N
             raise ValueError(f"turn {number}: {message!r:.60}; a dict with role and content is right")
         role, content = message.get("role"), message.get("content")
         if role not in ROLES:
-            raise ValueError(f"turn {number}: role {role!r}; {', '.join(ROLES)} are right")
+            raise ValueError(f"turn {number}: role {role!r:.60}; {', '.join(ROLES)} are right")
         if not isinstance(content, str) or not content.strip():
             raise ValueError(f"turn {number} ({role}): content {content!r:.60}; a text that is not empty is right")
         if half := HALF_EMOJI.search(content):
@@ -297,7 +300,7 @@ def _check(messages: list[dict], last: str | None = None, rules: Conventions | N
         found = sorted(token for token in rules.reserved if token in content) if rules else []
         if found:
             raise ValueError(
-                f"turn {number} ({role}): its text spells the special token {found[0]}, which would act as one"
+                f"turn {number} ({role}): its text spells the special token {found[0]}, which would act as one: {content!r:.60}"
             )
         if role == "system" and rules and rules.system != "taken":
             raise ValueError(rules.system.replace("turn 1", f"turn {number}", 1))

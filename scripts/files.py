@@ -9,23 +9,31 @@ import codecs
 import csv
 import io
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
-
-import datasets
-from datasets import Dataset, DatasetDict
+from typing import TYPE_CHECKING, NamedTuple
 
 from scripts.profiles import located, shown
+
+if TYPE_CHECKING:
+    import datasets
 
 UNLIKELY = re.compile("[\ue000-\uf8ff\x80-\x9f]")  # what a file in another encoding gives when read as GB18030
 MOST_UNLIKELY = 1 / 500  # share of such characters that GB18030 itself may have; Big5 read as GB18030 has more
 
 
 class DataError(ValueError):
-    """Data are wrong; the message names file, line (or record) and field, what is wrong and what would be right."""
+    """Data are wrong; the message names file, line (or record) and field, what is wrong and what would be right.
+
+    A line of it that quotes a text of any length keeps its beginning and its end.
+    """
+
+    def __init__(self, message: str):
+        lines = message.split("\n")
+        super().__init__("\n".join(line if len(line) <= 400 else f"{line[:250]} … {line[-140:]}" for line in lines))
 
 
 # ---------------------------------------------------------------- find
@@ -44,7 +52,7 @@ def find_files(source: str | Path, split: str | None, suffixes: tuple[str, ...])
     if split is not None:
         raise DataError(f"{shown(path)}: split={split!r} is for Hub ids; a path to the split's own file is right")
     right = f"{', '.join(suffixes[:-1])} or {suffixes[-1]}"
-    if not path.exists():
+    if not os.path.exists(path):  # Path.exists raises for a name that is too long
         raise DataError(f"{shown(path)}: no such file or folder; a {right} file or a folder of them is right")
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if _ends(file, suffixes) and not file.name.startswith("."))
@@ -60,19 +68,21 @@ def _is_path(source: str | Path, suffixes: tuple[str, ...]) -> bool:
     text = str(source)
     looks = text.startswith((".", "~", "/")) or "\\" in text or text.count("/") > 1
     path = located(text)
-    inside = "/" in text and path.parent.is_dir()  # a folder of ours is no owner on the Hub
-    return isinstance(source, Path) or looks or inside or _ends(path, suffixes) or path.exists()
+    inside = "/" in text and os.path.isdir(path.parent)  # a folder of ours is no owner on the Hub
+    return isinstance(source, Path) or looks or inside or _ends(path, suffixes) or os.path.exists(path)
 
 
 def _ends(path: Path, suffixes: tuple[str, ...]) -> bool:
     return path.suffix.lower() in suffixes
 
 
-def load_hub(source: str, split: str | None) -> tuple[str, Dataset]:
+def load_hub(source: str, split: str | None) -> tuple[str, datasets.Dataset]:
     """The name, "owner/name (train)", and the rows of a data set's split on the Hub; `split` may stand in `source`: "owner/name:train".
 
     Raises DataError where it stands in both, the Hub does not give it, or there is none and the data set has some.
     """
+    import datasets  # late: it is slow, and files need none of it
+
     name, _, own = source.partition(":")
     if own and split:
         raise DataError(f"{source}: split={split!r} beside it; one of the two is right")
@@ -81,12 +91,20 @@ def load_hub(source: str, split: str | None) -> tuple[str, Dataset]:
         found = datasets.load_dataset(name, split=split)
     except Exception as error:  # the network, the Hub, the id, the split: a dozen types, each with a good message
         raise DataError(f"{name}: no file or folder here, and the Hub does not give it ({error})") from error
-    if isinstance(found, DatasetDict):
+    if isinstance(found, datasets.DatasetDict):
         raise DataError(f"{name}: split=None; one of its splits is right: {', '.join(found)}")
     return f"{name} ({split})", found
 
 
 # ---------------------------------------------------------------- decode
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """What is in a file; DataError where there is none, or a folder, or one that may not be read."""
+    try:
+        return located(path).read_bytes()
+    except OSError as error:
+        raise DataError(f"{shown(path)}: {error.strerror.lower()}; a file that can be read is right") from None
 
 
 class Decoded(NamedTuple):
@@ -100,12 +118,9 @@ class Decoded(NamedTuple):
 def decode(path: str | Path) -> Decoded:
     """A file's text: UTF-8, else UTF-16 where it has the mark, else GB18030 where that gives text that somebody may have written.
 
-    Raises DataError for a file that is missing, a folder, NUL in the text, and an encoding that is none of these.
+    Raises DataError as `read_bytes` does, and for NUL in the text and an encoding that is none of these.
     """
-    path, file = located(path), shown(path)
-    if not path.is_file():
-        raise DataError(f"{file}: {'a folder' if path.is_dir() else 'no such file'}; a file is right")
-    raw, wrong = path.read_bytes(), ""
+    raw, file, wrong = read_bytes(path), shown(path), ""
     try:
         text, encoding = raw.decode("utf-8"), "utf-8-sig" if raw.startswith(codecs.BOM_UTF8) else "utf-8"
     except UnicodeDecodeError as error:
@@ -201,6 +216,15 @@ def csv_records(text: str, file: str) -> list[tuple[int, list[str]]]:
     return records
 
 
+def holds_rows(cells: list[str]) -> bool:
+    """Whether a cell has the commas that the rows of its lines would have had.
+
+    A stray quote that the next one closes at a cell's end is legal CSV, and the rows between the two are in that cell. A text of
+    several lines may look alike: nothing is refused, and who reads is told.
+    """
+    return any(cell.count(",") == cell.count("\n") * (len(cells) - 1) > 0 for cell in cells)
+
+
 class _Object(dict):
     """A JSON object that remembers which keys stood in it more than once; a plain dict keeps the last one silently."""
 
@@ -221,8 +245,8 @@ def _refuse_repeats(value, file: str, keys: tuple[str, ...] = ()) -> None:
 
 
 def first_few(places: Iterable, most: int) -> str:
-    """The first different ones: "2, 5, 9, …"."""
-    places = list(dict.fromkeys(map(str, places)))
+    """The first different ones: "2, 5, 9, …"; of a long one its beginning."""
+    places = list(dict.fromkeys(f"{place!s:.60}" for place in places))
     return ", ".join(places[:most]) + (", …" if len(places) > most else "")
 
 

@@ -65,12 +65,12 @@ def tokens(text: str) -> list[str]:
 def checked_texts(name, values):
     """`values` as a list of str; ValueError names the argument and the row that is not a text."""
     if isinstance(values, str):
-        raise ValueError(f"{name}: a sequence of texts is needed, got the single text {values!r}; write [{values!r}]")
+        raise ValueError(f"{name}: a sequence of texts is needed, got the single text {values!r:.60}; put it in a list")
     values = list(values)
     for row, value in enumerate(values):
         if not isinstance(value, str):
             raise ValueError(
-                f"{name}, row {row}: a text is needed, got {value!r} ({type(value).__name__}); "
+                f"{name}, row {row}: a text is needed, got {value!r:.60} ({type(value).__name__}); "
                 'an empty answer is "" (pd.read_csv needs keep_default_na=False to keep it)'
             )
     return values

@@ -57,7 +57,7 @@ from transformers import (
     Qwen2Config,
 )
 
-from scripts.profiles import ROOT, load_profile, located
+from scripts.profiles import ROOT, load_profile, located, shown
 
 SMALL = ("tiny-causal-lm", "tiny-bert", "tiny-reader", "tiny-scorer", "tiny-rater")
 ADAPTER_RECORD = "run.json"  # in an adapter's folder: the record of notebook 02 or 07, with the base's fingerprint
@@ -67,10 +67,12 @@ def checkpoint(name: str) -> str:
     """Where `from_pretrained` finds the model called `name`: a folder, or a Hub id, which comes back as it is.
 
     A small model lies in `models/`. One that is missing is built there first, by scripts/offline in a process of its own; under
-    `accelerate launch` the main process has it built and the others wait.
+    `accelerate launch` the main process has it built and the others wait. Raises ValueError for a path that is no folder.
     """
     if name not in SMALL:
         folder = located(name)
+        if name.startswith((".", "~", "/")) and not folder.is_dir():
+            raise ValueError(f"{shown(folder)}: no such folder; a model's folder or a Hub id is right")
         return str(folder) if name and folder.is_dir() else name
     folder = load_profile().models_dir / name
     with PartialState().main_process_first():
@@ -489,17 +491,23 @@ def _reports(error: BaseException) -> Iterator[str]:
 def loading_advice(
     variable: str, model: str | Path, dtype: torch.dtype, device: torch.device, *steps: str
 ) -> Iterator[None]:
-    """Around the loading of `model`, which the environment's `variable` names: an out-of-memory error says what to do.
+    """Around the loading of `model`, which the environment's `variable` names: an error says what was wrong, and with which folder.
 
-    The message tells what the weights take in `dtype`, and what was free, as far as either is known. `steps` come before a smaller
-    profile and a smaller model. Raises MemoryError from the original error; other errors pass through.
+    Where memory ran out, what to do: the message tells what the weights take in `dtype`, and what was free, as far as either is known.
+    `steps` come before a smaller profile and a smaller model. Raises MemoryError, or ValueError for anything else but an
+    OSError (a damaged file breaks the libraries in a dozen ways), from the original error.
     """
     free = free_memory(device)
     try:
         yield
     except Exception as error:
         if not is_out_of_memory(error):
-            raise
+            if isinstance(
+                error, OSError | MemoryError
+            ):  # no such model, no network, this advice itself: the model is named
+                raise
+            why = f"{type(error).__name__}: {str(error)[:400]}"
+            raise ValueError(f"{shown(model)} ({variable}) cannot be loaded: {why}") from error
         advice = (
             "end what else runs on this device (an open notebook's kernel keeps its models)",
             *steps,

@@ -17,13 +17,13 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
 PREFIX = "COOKBOOK_"
@@ -231,10 +231,16 @@ def load_profile(environ: Mapping[str, str] = os.environ) -> Profile:
             )
     profile = replace(profile, **{field: _convert(field, value, known[field]) for field, value in asked.items()})
     for field in ("outputs", "models"):
-        if located(getattr(profile, field)).is_file():
+        path = located(getattr(profile, field))
+        if not os.path.isdir(there := next(filter(os.path.lexists, (path, *path.parents)))):
+            wrong = f"{there.name} is a file" if there != path else "a file"
             raise ValueError(
-                f"{PREFIX}{field.upper()}={getattr(profile, field)!r}: a file; a folder, there or not yet, is right"
+                f"{PREFIX}{field.upper()}={getattr(profile, field)!r}: {wrong}; a folder, there or not yet, is right"
             )
+    if profile.qa_stride >= profile.qa_max_length:
+        raise ValueError(
+            f"{PREFIX}QA_STRIDE={str(profile.qa_stride)!r}: should be below {PREFIX}QA_MAX_LENGTH, {profile.qa_max_length}"
+        )
     if profile.dtype != "bfloat16" or "dtype" in asked:  # else torch need not be asked
         return profile
     return replace(profile, dtype=native_dtype(profile.dtype, profile.torch_device.type, _has_bfloat16(profile))[0])
@@ -479,6 +485,18 @@ def _version_notes(packages: tuple[str, ...]) -> list[str]:
     return notes
 
 
+def run_program(main: Callable[[], int | None]) -> NoReturn:
+    """Run a program and exit with its status; a wrong variable, option, file or model ends it with the message alone and status 2."""
+    try:
+        sys.exit(main())
+    except (
+        ValueError,
+        OSError,
+    ) as error:  # files.DataError among them, and what transformers says against a model's folder
+        print(error, file=sys.stderr)
+        sys.exit(2)
+
+
 def machine() -> str:
     """This machine in words, without its name: cores, memory, GPU."""
     import psutil
@@ -508,7 +526,7 @@ def located(path: str | Path) -> Path:
     """
     if "\0" in str(path):
         raise ValueError(f"the path {str(path)!r} holds NUL; one without is right")
-    return ROOT / Path(path).expanduser()
+    return ROOT / os.path.expanduser(path)  # ~somebody who has no folder here stays as it is
 
 
 def shown(path: str | Path) -> str:
@@ -517,5 +535,7 @@ def shown(path: str | Path) -> str:
     >>> shown(ROOT / "outputs" / "tiny")
     'outputs/tiny'
     """
-    path = Path(os.path.realpath(located(path)))  # unlike resolve, it takes links that lead in a circle
+    path = located(path)
+    # a link that leads nowhere, or in a circle, keeps its own name
+    path = Path(os.path.realpath(path) if os.path.exists(path) else Path(os.path.realpath(path.parent), path.name))
     return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else f".../{path.name}"

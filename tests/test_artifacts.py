@@ -13,6 +13,7 @@ from transformers import TrainerState
 
 from scripts import artifacts
 from scripts.artifacts import append_jsonl, atomic_folder, atomic_path, fingerprint, read_json, read_jsonl, write_json
+from scripts.files import DataError
 from scripts.profiles import PROFILES, ROOT, pins
 from tests.test_callbacks import Losing, trainer
 
@@ -159,7 +160,7 @@ def test_a_half_line_is_cut_from_the_file_and_told(tmp_path, capsys, kept):
 def test_a_line_within_the_file_that_is_no_json_is_named_and_nothing_is_cut(tmp_path):
     path = tmp_path / "answers.jsonl"
     path.write_text('{"n": 1}\n{"n": \n{"n": 3}\n')
-    with pytest.raises(ValueError, match=r"^answers.jsonl, line 2: not JSON"):
+    with pytest.raises(ValueError, match=r"^.../answers.jsonl: line 2, column 7: not JSON"):
         read_jsonl(path)
     assert path.read_text().count("\n") == 3
 
@@ -288,11 +289,47 @@ def test_trainer_writes_its_state_last(tmp_path, monkeypatch):
     assert read_json(folder / "trainer_state.json")["global_step"] == 1
 
 
-def test_two_works_with_one_journal_do_not_mix(tmp_path):
-    first = artifacts.journaled([1, 2], lambda n: 10 * n, tmp_path, "first", "done")
-    assert artifacts.journaled([1, 2], lambda n: 20 * n, tmp_path, "second", "done") == [20, 40] != first
-    never = pytest.fail
-    assert artifacts.journaled([1, 2], never, tmp_path, "first", "done") == first
+def test_two_programs_with_one_journal_do_not_mix_their_results(tmp_path):
+    """The second begins while the first works, and is killed in its second batch; the first ends; the second runs again."""
+    journal, go_on, works = tmp_path / "journal", tmp_path / "go on", "sys.argv[1], sys.argv[2], 'done', False"
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom scripts.artifacts import journaled\n"
+        "def slow(n):\n"
+        "    while n and not Path(sys.argv[3]).exists(): time.sleep(0.01)\n"
+        "    return [sys.argv[2], n]\n"
+        f"print(journaled(range(3), slow, {works}))"
+    )
+    command, environment = (
+        [sys.executable, "-c", code, journal, "first", go_on],
+        {**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    first = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    run_until_killed(
+        f"def end(n):\n    if n: {KILL}\n    return [sys.argv[2], n]\njournaled(range(3), end, {works})",
+        journal,
+        "second",
+    )
+    go_on.touch()
+    assert first.communicate()[0] == "[['first', 0], ['first', 1], ['first', 2]]\n"
+    made = []
+    found = artifacts.journaled(range(3), lambda n: made.append(n) or ["second", n], journal, "second", "done")
+    assert found == [["second", 0], ["second", 1], ["second", 2]] and made == [1, 2]
+
+
+@pytest.mark.parametrize("text", ["{}\n", '"x"\n', '{"batch": "0", "results": []}\n', "[" * 5000 + "\n", "\xff\n"])
+def test_a_journal_with_a_line_that_no_run_wrote_is_named(tmp_path, text):
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "batches-0.jsonl").write_text(text, encoding="latin-1")
+    with pytest.raises(DataError, match=r"^\.\.\./(work|batches-0.jsonl): (a line|line 1|nested)"):
+        artifacts.journaled([1], pytest.fail, tmp_path, "work", "done")
+
+
+@pytest.mark.parametrize("text", ["{}", "[1]", '{"adapter": 7}', '{"adapter": "../.."}', "", None])
+def test_a_record_that_lacks_its_fingerprint_is_named(tmp_path, text):
+    if text is not None:
+        (tmp_path / "merge.json").write_text(text)
+    with pytest.raises(DataError, match=r"^\.\.\./merge\.json: "):
+        artifacts.recorded(tmp_path / "merge.json", "adapter")
 
 
 def test_what_a_killed_process_left_of_a_file_is_swept_away(tmp_path):

@@ -97,8 +97,8 @@ ALL = (chat.prompt_text, chat.prompt_ids, chat.encode)
         ([chat.encode], FACT[:1], "turn 1: the last turn is the user's; the assistant's is right here"),
         ([chat.encode], "好", f"messages: '好'; {LIST}"),
         ([chat.encode], [assistant("好")], NOTHING),
-        ([chat.encode], [user(f"{USER}好"), FACT[1]], f"turn 1 (user): {SPELLS}"),
-        ([chat.encode], [FACT[0], assistant(f"好{USER}")], f"turn 2 (assistant): {SPELLS}"),
+        ([chat.encode], [user(f"{USER}好"), FACT[1]], f"turn 1 (user): {SPELLS}: '{USER}好'"),
+        ([chat.encode], [FACT[0], assistant(f"好{USER}")], f"turn 2 (assistant): {SPELLS}: '好{USER}'"),
     ],
 )
 def test_messages_of_a_wrong_form_or_for_another_use_are_refused(tokenizer, takes, messages, message):

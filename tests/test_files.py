@@ -12,6 +12,7 @@ from scripts.files import (
     decode,
     find_files,
     first_few,
+    holds_rows,
     load_hub,
     parse_json,
     read_text,
@@ -77,9 +78,26 @@ def test_what_is_none_of_them_is_refused_with_the_place(saved, raw, message):
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path):
-    for path, what in ((tmp_path / "none.csv", "no such file"), (tmp_path, "a folder")):
-        with pytest.raises(DataError, match=rf"^\.\.\./{path.name}: {what}; a file is right$"):
+    links = {"lost.json": tmp_path / "none", "loop.json": tmp_path / "loop.json"}
+    for name, target in links.items():
+        (tmp_path / name).symlink_to(target)
+    missing, long = "no such file or directory", "x" * 300
+    for name, what in (
+        ("none.csv", missing),
+        ("", "is a directory"),
+        ("lost.json", missing),
+        ("loop.json", "too many levels of symbolic links"),
+        (long, "file name too long"),
+    ):
+        path = tmp_path / name
+        with pytest.raises(DataError, match=rf"^\.\.\./{path.name}: {what}; a file that can be read is right$"):
             decode(path)
+        if name:
+            with pytest.raises(DataError, match="no such file or folder"):
+                find_files(path, None, (".json",))
+    assert find_files(tmp_path, None, (".json",)) == [tmp_path / name for name in sorted(links)]
+    with pytest.raises(DataError, match=r"^~nobody.here/x\.json: no such file or folder"):
+        find_files("~nobody.here/x.json", None, (".json",))
 
 
 def test_a_relative_path_begins_at_the_project(tmp_path, monkeypatch):
@@ -132,11 +150,27 @@ def test_a_stray_quote_in_csv_is_refused_and_swallows_nothing(row):
         csv_records(f"a,b,c\n{row}\n", "x.csv")
 
 
-def test_a_path_that_no_file_can_have_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("text", "odd"),
+    [
+        ('a,b\n1,"2\n3,4"\n5,6\n', [True, False]),  # the quotes of 2 and 4 were not meant
+        ('a,b\n"1,2\n3",4\n', [True]),
+        ('a,b,c\n1,"2,3\n4,5,6\n7,8",9\n', [True]),
+        ('a,b\n"1,2",3\n"one\ntwo",4\n', [False, False]),
+    ],
+)
+def test_rows_that_a_stray_quote_swallowed_are_noticed(text, odd):
+    assert [holds_rows(cells) for _, cells in csv_records(text, "x.csv")[1:]] == odd
+
+
+def test_a_path_that_no_file_can_have_is_refused():
     with pytest.raises(ValueError, match=r"holds NUL"):
         find_files("data/a\0.json", None, (".json",))
-    (tmp_path / "x.json").symlink_to(tmp_path / "x.json")
-    with pytest.raises(DataError, match=r"x\.json: no such file"):
-        find_files(tmp_path / "x.json", None, (".json",))
-    with pytest.raises(DataError, match=r"x\.json: no such file"):  # as one of a folder
-        decode(find_files(tmp_path, None, (".json",))[0])
+
+
+def test_a_message_that_quotes_a_long_text_keeps_its_beginning_and_its_end():
+    lines = str(DataError(f"x.json: row 7: {'字' * 100_000}; a text is right\nrow 8")).split("\n")
+    assert (
+        lines[0].startswith("x.json: row 7: 字字") and lines[0].endswith("字; a text is right") and lines[1] == "row 8"
+    )
+    assert len(lines[0]) < 500

@@ -55,8 +55,10 @@ def test_a_small_model_that_is_missing_is_built_and_another_name_comes_back(monk
     monkeypatch.setattr(models.subprocess, "run", lambda command, **options: asked.append(command[1:]))
     monkeypatch.setenv("COOKBOOK_MODELS", "outputs/none")
     monkeypatch.chdir(ROOT / "notebooks")
-    for name in ("deepseek-ai/DeepSeek-R1-Distill-Qwen-7B", "/some/folder", ""):
+    for name in ("deepseek-ai/DeepSeek-R1-Distill-Qwen-7B", ""):
         assert models.checkpoint(name) == name
+    with pytest.raises(ValueError, match=r"^\.\.\./folder: no such folder; a model's folder or a Hub id is right"):
+        models.checkpoint("/some/folder")
     assert models.checkpoint("data/qa") == str(ROOT / "data" / "qa"), "a folder, meant from the root"
     assert models.checkpoint("tiny-bert") == str(ROOT / "outputs" / "none" / "tiny-bert")
     assert asked == [["-m", "scripts.offline", "tiny-bert"]]
@@ -387,6 +389,22 @@ def advice_of(checkpoint, monkeypatch, *steps):
 
 def no_room(*_, **__):
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        *[("config.json", text) for text in ("[" * 5000, "null", "1" * 5000)],
+        *[("model.safetensors", text) for text in ("", "\xff" * 99)],
+    ],
+)
+def test_a_models_damaged_file_is_an_error_with_the_folders_name(checkpoint, monkeypatch, name, text):
+    (checkpoint / name).write_text(text, encoding="latin-1")
+    with (
+        pytest.raises(ValueError, match=r"some-model \(COOKBOOK_CAUSAL_LM\) cannot be loaded: ."),
+        advice_of(checkpoint, monkeypatch),
+    ):
+        AutoModelForCausalLM.from_pretrained(checkpoint)
 
 
 def test_memory_that_runs_out_inside_from_pretrained_becomes_advice(checkpoint, monkeypatch):

@@ -97,7 +97,7 @@ def test_the_matrices_that_get_an_adapter_for_rating_are_those_of_a_qwen2():
 @pytest.mark.parametrize("field", FIELDS)
 def test_every_field_is_replaced_by_the_environment_variable_of_its_name(field):
     before = getattr(PROFILES["tiny"], field)
-    after = {bool: not before, int: 7, float: 0.25, str: "elsewhere"}[type(before)]
+    after = {bool: not before, int: 127, float: 0.25, str: "elsewhere"}[type(before)]
     after = {"dtype": "bfloat16", "device": "cpu", "score_form": "chat"}.get(field, after)
     changed = load_profile({"COOKBOOK_PROFILE": "tiny", f"COOKBOOK_{field.upper()}": str(after)})
     assert getattr(changed, field) == after and type(getattr(changed, field)) is type(before)
@@ -165,12 +165,22 @@ def test_an_unknown_field_is_refused_with_those_that_exist(unknown):
         ("DTYPE", "fp16", "one of float32, bfloat16, float16"),
         ("SCORE_FORM", "Plain", "one of plain, alpaca, chat"),
         ("CAUSAL_LM", " ", "a name or path"),
+        ("QA_STRIDE", "128", "below COOKBOOK_QA_MAX_LENGTH, 128"),
     ],
 )
 def test_a_value_that_a_field_cannot_take_is_refused_with_what_it_can(variable, value, message):
     with pytest.raises(ValueError) as error:
         load_profile({"COOKBOOK_PROFILE": "tiny", f"COOKBOOK_{variable}": value})
     assert str(error.value) == f"COOKBOOK_{variable}={value!r}: should be {message}"
+
+
+@pytest.mark.parametrize(("path", "wrong"), [("LICENSE", "a file"), ("LICENSE/a/b", "LICENSE is a file")])
+def test_a_file_where_a_folder_has_to_be_is_refused(path, wrong):
+    for variable in ("OUTPUTS", "MODELS"):
+        with pytest.raises(
+            ValueError, match=rf"^COOKBOOK_{variable}='{path}': {wrong}; a folder, there or not yet, is"
+        ):
+            load_profile({"COOKBOOK_PROFILE": "tiny", f"COOKBOOK_{variable}": path})
 
 
 @pytest.mark.parametrize("name", PROFILES)

@@ -7,15 +7,12 @@ from scripts.profiles import CHOSEN, Profile, load_profile, shown, why_profile
 
 
 def environments_profile() -> Profile:
-    """The profile that the environment asks for; one that does not exist ends the program with that message.
+    """The profile that the environment asks for.
 
     One that was chosen by free memory is printed and set: what this program starts would measure anew, and might choose
     another.
     """
-    try:
-        profile = load_profile()
-    except ValueError as error:
-        raise SystemExit(str(error)) from None  # printed to standard error, exit status 1
+    profile = load_profile()
     if not os.environ.get("COOKBOOK_PROFILE"):
         os.environ[CHOSEN] = why_profile(profile)
         print(f"profile {profile.name} ({os.environ[CHOSEN]})")

@@ -35,7 +35,7 @@ from transformers import (
 
 from scripts import chat, models
 from scripts.generation import GREEDY
-from scripts.profiles import Profile, quiet
+from scripts.profiles import Profile, quiet, run_program
 from tools import environments_profile, merged_model
 from tools.guard import Guard, Limits, served_names
 
@@ -386,4 +386,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

@@ -24,7 +24,7 @@ from nbconvert import PythonExporter
 from torch.cuda import device_count as gpu_count
 
 from scripts.artifacts import write_text
-from scripts.profiles import ROOT, Profile, shown
+from scripts.profiles import ROOT, Profile, run_program, shown
 from tools import environments_profile
 from tools.runner import RunError, choose, find_notebooks, read_figures, read_notebook
 
@@ -161,4 +161,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

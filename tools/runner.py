@@ -35,7 +35,7 @@ from nbconvert import HTMLExporter
 from tabulate import tabulate
 
 from scripts.artifacts import atomic_path, fingerprint, read_json, write_json
-from scripts.profiles import ROOT, Profile, shown
+from scripts.profiles import ROOT, Profile, run_program, shown
 from tools import environments_profile
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -98,7 +98,7 @@ def read_notebook(path: Path) -> nbformat.NotebookNode:
     try:
         notebook = nbformat.read(path, as_version=4)
         nbformat.validate(notebook)
-    except (ValueError, AttributeError, nbformat.ValidationError) as error:
+    except (ValueError, AttributeError, OSError, RecursionError, nbformat.ValidationError) as error:
         raise RunError(f"{path.name} is not a valid notebook: {str(error).splitlines()[0]}") from None
     return notebook
 
@@ -369,8 +369,13 @@ def table(finished: list[Finished]) -> str:
 
 
 def load_finished(path: Path) -> dict[str, Finished]:
-    """Notebook name -> its record, of those that earlier runs finished."""
-    return {record["name"]: Finished(**record) for record in read_json(path)} if path.exists() else {}
+    """Notebook name -> its record, of those that earlier runs finished. Raises RunError for a file that holds no such records."""
+    try:
+        return {record["name"]: Finished(**record) for record in read_json(path)} if path.exists() else {}
+    except (TypeError, KeyError):
+        raise RunError(
+            f"{shown(path)}: no list of records as this version writes it; without it all is run anew"
+        ) from None
 
 
 def stale(prints: dict[str, str], kept: dict[str, Finished]) -> list[str]:
@@ -466,4 +471,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program(main)

@@ -24,7 +24,7 @@ from typing import Literal
 from pydantic import BaseModel, Field, PositiveInt
 
 from scripts import chat
-from scripts.profiles import ROOT, shown
+from scripts.profiles import ROOT, run_program, shown
 from tools import environments_profile, merged_model
 from tools.guard import FOR_VLLM, Guard, Limits, refusal, served_names
 
@@ -183,4 +183,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from datasets import Dataset, DatasetDict
 
-from scripts.chat import HALF_EMOJI, ROLES
+from scripts.chat import HALF_EMOJI, ROLES, SPELLS_TOKEN
 from scripts.files import DataError, json_lines, parse_json, read_text, short
 from scripts.profiles import shown
 
@@ -143,8 +143,17 @@ def _check_text(value, where: str) -> None:
         raise DataError(f"{where}: {short(value)} is no text; a text in quotes is right")
     if not value.strip():
         raise DataError(f"{where}: empty; a text is right")
+    _check_token(value, where)
     if value != " ".join(value.split()):
         raise DataError(f"{where}: stray whitespace in {short(value)}; {' '.join(value.split())!r} is right")
+
+
+def _check_token(text: str, where: str) -> None:
+    """Nothing that a tokenizer would take for a special token: no prompt is built of it."""
+    if found := SPELLS_TOKEN.search(text):
+        raise DataError(
+            f"{where}: {found[0]!r} in {short(text)} would act as a special token; the text without it is right"
+        )
 
 
 def _check_plain(value, where: str) -> None:
@@ -208,6 +217,7 @@ def _check_row(row, where: str) -> None:
             raise DataError(f"{field}: role {role!r}; {', '.join(ROLES)} are right")
         if not isinstance(content, str) or not content.strip():
             raise DataError(f"{field}: content {short(content)}; a text that is not empty is right")
+        _check_token(content, field)
         unfilled = [f"{{{name}}}" for name in (*IN_QUESTION, "value") if f"{{{name}}}" in content]
         if unfilled:
             raise DataError(f"{field}: unfilled placeholder {unfilled[0]} in {short(content)}")

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from scripts import chat
-from scripts.artifacts import atomic_folder, fingerprint, read_json, write_json
+from scripts.artifacts import atomic_folder, fingerprint, read_json, recorded, write_json
 from scripts.models import ADAPTER_RECORD, base_fingerprint, loading_advice, same_base
 from scripts.profiles import shown
 
@@ -29,13 +29,15 @@ def load_with_adapter(base: str, adapter: str | Path, dtype: torch.dtype, device
     """
     model = _load(base, dtype, device)
     trained_on = _trained_on(adapter)
-    if not same_base(base_fingerprint(model), trained_on):
+    with loading_advice("the adapter", adapter, dtype, device):
         name = PeftConfig.from_pretrained(str(adapter)).base_model_name_or_path
+    if not same_base(base_fingerprint(model), trained_on):
         raise ValueError(
             f"{shown(adapter)} was trained on another base ({Path(name).name}, fingerprint {trained_on}) than the one given "
             f"({Path(base).name}, fingerprint {base_fingerprint(model)}); set COOKBOOK_CAUSAL_LM to that base"
         )
-    return PeftModel.from_pretrained(model, str(adapter))
+    with loading_advice("the adapter", adapter, dtype, device):
+        return PeftModel.from_pretrained(model, str(adapter))
 
 
 def _trained_on(adapter: str | Path) -> str:
@@ -45,7 +47,7 @@ def _trained_on(adapter: str | Path) -> str:
         raise ValueError(
             f"{shown(adapter)} has no {ADAPTER_RECORD}, which says its base; an adapter of notebook 02 or 07 is right"
         )
-    return read_json(record)["base_fingerprint"]
+    return recorded(record, "base_fingerprint")
 
 
 def _load(model: str | Path, dtype: torch.dtype, device: torch.device):
@@ -104,7 +106,7 @@ def set_aside_stale(target: str | Path, adapter: str | Path) -> Path | None:
     with PartialState().main_process_first():  # the others find nothing left to do
         if not (target / RECORD).exists():
             return None
-        standing = read_json(target / RECORD)["adapter"]
+        standing = recorded(target / RECORD, "adapter")
         if standing == fingerprint(Path(adapter)):
             return None
         aside = target.with_name(f"{target.name}-{standing}")

@@ -238,7 +238,7 @@ def value_of(answer: str, values: Iterable[str]) -> str | None:
     """
     (answer,), values = checked_texts("answer", [answer]), checked_texts("values", values)
     if not values or not all(normalize(v) for v in values):
-        raise ValueError(f"values: a closed set of non-empty texts is needed, got {values!r}")
+        raise ValueError(f"values: a closed set of non-empty texts is needed, got {values!r:.60}")
     rest, named = normalize(answer), []
     for value in sorted(set(values), key=lambda v: (-len(normalize(v)), v)):
         if normalize(value) in rest:
@@ -362,7 +362,9 @@ def _check_pairs(name, rows):
     for row, pairs in enumerate(rows):
         for pair in pairs:
             if not (isinstance(pair, tuple) and len(pair) == 2 and all(p and isinstance(p, str) for p in pair)):
-                raise ValueError(f"{name}, row {row}: {pair!r} is not an (attribute, value) pair of non-empty texts")
+                raise ValueError(
+                    f"{name}, row {row}: {pair!r:.60} is not an (attribute, value) pair of non-empty texts"
+                )
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -3,12 +3,14 @@
 import sys
 
 from scripts.offline.tiny_models import RECIPES, main
-from scripts.profiles import load_profile
+from scripts.profiles import load_profile, run_program
 
-if unknown := [name for name in sys.argv[1:] if name not in RECIPES]:
-    sys.exit(f"{unknown[0]!r} is no small model; there are {', '.join(RECIPES)}")
-try:
+
+def build() -> None:
+    if unknown := [name for name in sys.argv[1:] if name not in RECIPES]:
+        raise ValueError(f"{unknown[0]!r} is no small model; there are {', '.join(RECIPES)}")
     load_profile()
-except ValueError as error:  # a COOKBOOK_ variable, named with what would be right
-    sys.exit(str(error))
-main(sys.argv[1:])
+    main(sys.argv[1:])
+
+
+run_program(build)

@@ -25,7 +25,8 @@ import pandas as pd
 from sklearn.model_selection import GroupShuffleSplit
 from tabulate import tabulate
 
-from scripts.files import DataError, csv_records, decode, first_few
+from scripts.chat import SPELLS_TOKEN
+from scripts.files import DataError, csv_records, decode, first_few, holds_rows
 from scripts.metrics import fold_width
 from scripts.profiles import shown
 
@@ -45,12 +46,12 @@ REMARKS = {  # what is odd about a row that is kept
     "heat is malformed": "Anything but 4341, 4,341, 1.2万 or 3.5w (万 and w are 10,000). It becomes NaN.",
     "score has more than one decimal": "As it is written: 9.25, and 9.70 too. It stays.",
     "comments and stars differ in number": "Both stay; if a star is no whole number, stars become empty.",
+    "a cell holds lines like rows": "As a stray quote makes it, which swallows the rows up to the next one.",
 }
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)", re.ASCII)
 # Of no width: with one 糕 would be another title, and stand in two splits. The last begins a file that was appended.
 INVISIBLE = re.compile("[\u200b\u2060\ufeff]")
-SPECIAL = re.compile(r"</?think>|<[|｜][^<>\s]{1,40}[|｜]>|</?s>|<(?:start|end)_of_turn>")
 WHOLE = re.compile(r"\d{1,12}", re.ASCII)
 # No more digits than a count of people can have: a float that overflows is no count.
 HEAT = re.compile(r"(\d{1,3}(?:,\d{3}){1,3}|\d{1,12})(?:(\.\d{1,4})?([万wW]))?", re.ASCII)
@@ -160,6 +161,7 @@ def _row(line: int, header: list[str], cells: list[str]) -> dict | str:
     heat, stars = _heat(cell["TitleHot"]), _parts(cell["Starts"])
     comments, whole = _parts(cell["Comments"]), all(map(WHOLE.fullmatch, stars))
     odd = (math.isnan(heat), len(score.partition(".")[2]) > 1, len(comments) != len(stars) or not whole)
+    odd += (holds_rows(cells),)
     return {
         **{"line": line, "head": cell["Head"], "id": cell["Ids"]},
         **{"introduce": cell["Introduce"], "title": cell["Title"]},
@@ -175,7 +177,7 @@ def _unusable(introduce: str, title: str, score: str) -> str | None:
         return "empty introduce"
     if not title:
         return "empty title"
-    if SPECIAL.search(introduce) or SPECIAL.search(title):
+    if SPELLS_TOKEN.search(introduce) or SPELLS_TOKEN.search(title):
         return "spells a special token"
     if score in ("", "-"):
         return "no score yet"
@@ -245,7 +247,7 @@ def score_text(score: float) -> str:
     except InvalidOperation:
         number = Decimal("nan")
     if not number.is_finite() or not 0 <= number <= 10:
-        raise ValueError(f"score: {score!r} is none; a number from 0 to 10 is right")
+        raise ValueError(f"score: {score!r:.60} is none; a number from 0 to 10 is right")
     return str(abs(number).quantize(Decimal("0.1"), ROUND_HALF_UP))
 
 

@@ -35,7 +35,7 @@ def _numbers(name, values):
     """The list `values` as an array of float; ValueError names argument and row of what is no number."""
     for row, value in enumerate(values):
         if not _is_number(value):
-            found = f"{value!r} ({type(value).__name__})"
+            found = f"{value!r:.60} ({type(value).__name__})"
             raise ValueError(f"{name}, row {row}: a finite number such as 8.5 is needed, got {found}")
     return np.array(values, float)
 

@@ -51,7 +51,7 @@ def _best(predictions, references, score):
     for row, texts in enumerate(references):
         if not all(map(_bare, texts)):
             raise ValueError(
-                f"references, row {row}: {texts!r} holds an answer of marks alone; "
+                f"references, row {row}: {texts!r:.60} holds an answer of marks alone; "
                 "a question without an answer has an empty list of references"
             )
     pairs = zip(map(_bare, predictions), references, strict=True)
@@ -114,7 +114,7 @@ def _prediction(row, record):
         fine = False
     if not fine:
         form = '{"id": text, not empty, "prediction_text": text, "no_answer_probability": finite number}'
-        raise ValueError(f"predictions, row {row}: {form} is needed, got {record!r}")
+        raise ValueError(f"predictions, row {row}: {form} is needed, got {record!r:.200}")
     return id, {"prediction_text": text, "no_answer_probability": float(probability)}
 
 
@@ -128,7 +128,7 @@ def _reference(row, record):
         fine = False
     if not fine:
         form = '{"id": text, not empty, "answers": {"text": [texts]}}'
-        raise ValueError(f"references, row {row}: {form} is needed, got {record!r}")
+        raise ValueError(f"references, row {row}: {form} is needed, got {record!r:.200}")
     return id, checked_texts(f"references, row {row}, answers", texts)
 
 

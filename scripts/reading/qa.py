@@ -78,7 +78,7 @@ def unreachable(rows: Dataset, tokenizer, max_length: int, stride: int) -> pd.Da
     """The questions that cannot be trained on, as no window holds any of their answers: id, answer and reason, a line each.
 
     An answer is longer than a window's context or than what neighbours share, or the tokenizer drops all of its characters. To
-    point such windows at [CLS] would teach silence where there is an answer.
+    point such windows at [CLS] would teach silence where there is an answer. Raises ValueError where no question is left.
     """
     special, found = _Frame.of(tokenizer).special, []
     for row, (question, ids, offsets) in zip(rows, _read(rows["question"], rows["context"], tokenizer), strict=True):
@@ -88,6 +88,8 @@ def unreachable(rows: Dataset, tokenizer, max_length: int, stride: int) -> pd.Da
         except ValueError as error:
             answer = short((row["answers"]["text"] or [""])[0])
             found.append({"id": row["id"], "answer": answer, "reason": str(error).partition(": ")[2]})
+    if found and len(found) == len(rows):
+        raise ValueError(f"none of {len(rows)} questions can be trained on; {found[0]['id']:.60}: {found[0]['reason']}")
     return pd.DataFrame(found, columns=["id", "answer", "reason"])
 
 
@@ -520,12 +522,17 @@ def logits(model, features_dataset: Dataset, tokenizer, batch_size: int = 32) ->
     """Start and end logits of every window, (windows, tokens) float32 each, -inf behind a window's last token.
 
     Windows are sorted by length, so that a batch holds little padding; the order of the dataset is kept in the result. Under
-    `accelerate launch` the processes share the batches, and each of them gets all logits.
+    `accelerate launch` the processes share the batches, and each of them gets all logits. Raises ValueError for a window that the
+    model has no positions for.
     """
     model.eval()
     columns = [name for name in tokenizer.model_input_names if name in features_dataset.column_names]
     inputs = features_dataset.select_columns(columns)
     lengths = (_padded(features_dataset, "input_ids") >= 0).sum(1)
+    positions = getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length
+    if lengths.max(initial=0) > positions:
+        longest = f"a window has {lengths.max()} tokens, and the model {positions} positions"
+        raise ValueError(f"{longest}: COOKBOOK_QA_MAX_LENGTH={positions} is right, or less")
     order = np.argsort(-lengths, kind="stable")
     results = np.full((2, len(lengths), lengths.max(initial=0)), -np.inf, dtype=np.float32)
     batches = [order[first : first + batch_size] for first in range(0, len(order), batch_size)]

@@ -308,7 +308,7 @@ class _Checker:
         impossible = qa.get("is_impossible")
         if impossible is not None and not isinstance(impossible, bool) and str(impossible).lower() in TRUTH:
             taken["is_impossible"] = TRUTH[str(impossible).lower()]
-        return qa | taken, {key: f"{typed(qa.get(key))}; {value!r} was taken" for key, value in taken.items()}
+        return qa | taken, {key: f"{typed(qa.get(key))}; {short(value)} was taken" for key, value in taken.items()}
 
     def wrong(self, where: str, qa: dict, context, context_where: str, given: tuple) -> tuple[str, str, str] | None:
         """(kind, path, detail) of the first fault that leaves the whole question out, or None."""
@@ -330,7 +330,7 @@ class _Checker:
                 return "broken characters", places[key], detail
         for key in ("context", "question"):
             if not texts[key].strip():
-                return f"empty {key}", places[key], f"{texts[key]!r}; a text is right"
+                return f"empty {key}", places[key], f"{short(texts[key])}; a text is right"
         if qa["id"] in self.seen:
             return "duplicate id", where, f"stands already in {self.seen[qa['id']]}; a new id is right"
         if impossible and not all(_is_empty(text) for text, _ in given[0]):
@@ -394,14 +394,15 @@ def _place(context: str, text, start) -> tuple[tuple[str, int] | None, str | Non
     if not isinstance(text, str):
         return None, "nesting", f"text is {typed(text)}; a text is right"
     given = start
-    if (isinstance(given, str) and given.isdecimal()) or (isinstance(given, float) and given.is_integer()):
+    written = isinstance(given, str) and given.isdecimal() and len(given) < 10
+    if written or (isinstance(given, float) and given.is_integer()):
         start = int(given)
     if start is not None and (not isinstance(start, int) or isinstance(start, bool)):
         return None, "nesting", f"answer_start is {typed(start)}; a whole number is right"
     if BROKEN.search(text):
         return None, "broken characters", f"{short(text)}; the undamaged text is right"
     if _is_empty(text):
-        return None, "empty answer", f"{text!r}; a text is right"
+        return None, "empty answer", f"{short(text)}; a text is right"
     places = places_of(context, text)
     if start in places:
         otherwise = None if start is given else "written otherwise"

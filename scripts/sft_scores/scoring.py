@@ -35,7 +35,7 @@ from accelerate import PartialState
 from scripts import chat
 from scripts.artifacts import atomic_path
 from scripts.likelihood import Request, losses
-from scripts.models import checkpoint
+from scripts.models import checkpoint, loading_advice
 from scripts.profiles import load_profile, located, quiet, shown
 from scripts.sft_scores import triplets
 
@@ -187,13 +187,19 @@ def score(
     `reason` (why a score is NaN; empty where none is).
 
     A response that is cut is cut alike in PPL(y|x), PPL(y) and the one-shot pairs. `journal` makes a run resumable, as
-    in `losses`. Raises ValueError as `Prompts` does, and for a `max_length` below 2 or beyond the window.
+    in `losses`. Raises ValueError as `Prompts` does, for a `max_length` below 2 or beyond the window, and for another
+    model's tokenizer.
     """
     window = _window(model, tokenizer, max_length)
     sheet = _Sheet(Prompts(tokenizer, form, start), window)
     for number, row in enumerate(rows):
         sheet.ask_row(number, row)
     sheet.ask_pairs(rows, shots, seed)
+    known = model.get_input_embeddings().weight.shape[0]
+    if (largest := max((max(context + target) for context, target in sheet.requests), default=0)) >= known:
+        raise ValueError(
+            f"the tokenizer writes token {largest}, and the model knows {known}: the model's own tokenizer is right"
+        )
     found = losses(model, sheet.requests, max_tokens, journal)
     return _table(rows, sheet, found)
 
@@ -284,7 +290,7 @@ class _Sheet:
             drawn = random.Random(f"{seed} {number}").sample(pool, enough)
             others = [n for n in drawn if _content(rows[n]) != _content(row)][:shots]
             if not (row["task"] and others and shots):
-                why = f"no other row of task {row['task']!r}" if row["task"] else "the row has no task"
+                why = f"no other row of task {row['task']!r:.60}" if row["task"] else "the row has no task"
                 self.reasons[number].append(f"one-shot: {why if shots else 'not asked for'}")
                 continue
             self._ask_pairs_of(number, row, {other: rows[other] for other in others})
@@ -408,13 +414,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--max-length", type=int, help="tokens of a text (default: the model's window)")
     parser.add_argument("--max-tokens", type=int, default=8192, help="tokens of a batch (default 8192)")
     asked = parser.parse_args(arguments)
+    if asked.shots < 0 or asked.max_tokens < 1:
+        parser.error(f"--shots {asked.shots}, --max-tokens {asked.max_tokens}: from 0 and from 1 on is right")
     quiet()
     state, profile = PartialState(cpu=not torch.cuda.is_available()), load_profile()
     rows = triplets.load(asked.rows)
     name = checkpoint(asked.model)
     ours = {"trust_remote_code": False}  # else transformers asks on the terminal, and `yes |` would run it
-    model = AutoModelForCausalLM.from_pretrained(name, dtype=profile.torch_dtype, **ours).to(state.device)
-    tokenizer = AutoTokenizer.from_pretrained(name, **ours)
+    with loading_advice("--model", name, profile.torch_dtype, state.device):
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=profile.torch_dtype, **ours).to(state.device)
+        tokenizer = AutoTokenizer.from_pretrained(name, **ours)
     options = {name: getattr(asked, name) for name in ("form", "start", "shots", "seed", "max_length", "max_tokens")}
     table = score(model, tokenizer, rows, **options, journal=asked.out / "journal")
     if state.is_main_process:

@@ -25,9 +25,12 @@ from scripts.files import (
     DataError,
     csv_records,
     find_files,
+    first_few,
+    holds_rows,
     json_lines,
     load_hub,
     parse_json,
+    read_bytes,
     read_text,
     short,
     typed,
@@ -125,11 +128,10 @@ def _read(file: Path, prefix: str) -> _Table:
 
 
 def _parquet_records(file: Path) -> list[dict]:
-    if not file.is_file():
-        raise DataError(f"{shown(file)}: {'a folder' if file.is_dir() else 'no such file'}; a file is right")
+    raw = read_bytes(file)
     try:
-        return pyarrow.parquet.read_table(file).to_pylist()
-    except (pyarrow.ArrowInvalid, UnicodeDecodeError) as error:
+        return pyarrow.parquet.read_table(pyarrow.BufferReader(raw)).to_pylist()
+    except Exception as error:  # a damaged byte, an unknown time zone, text that is not UTF-8: a dozen types
         raise DataError(f"{shown(file)}: not Parquet ({error}); a file written as Parquet is right") from None
 
 
@@ -142,7 +144,11 @@ def _csv_records(text: str, file: str) -> list[dict]:
             )
     for column, times in Counter(header).items():
         if times > 1:
-            raise DataError(f"{file}: header: {column!r} stands {times} times; once is right")
+            raise DataError(f"{file}: header: {column!r:.60} stands {times} times; once is right")
+    if odd := [line for line, cells in records if holds_rows(cells)]:
+        print(
+            f"{file}: a cell of the rows at line {first_few(odd, 5)} holds lines like rows; a stray quote swallows rows so"
+        )
     return [dict(zip(header, cells, strict=True)) for _, cells in records]
 
 
@@ -223,7 +229,7 @@ def _turns(record: dict, where: str) -> dict[str, int]:
     if not _given(record, "turns"):
         return {}
     number = str(record["turns"]).removesuffix(".0")  # 3.0: pandas, in a column with gaps
-    if not number.isdecimal():
+    if not (number.isdecimal() and len(number) < 10):
         raise DataError(f"{where}, turns: {typed(record['turns'])}; a whole number of exchanges is right")
     return {"turns": int(number)}
 

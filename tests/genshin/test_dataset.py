@@ -140,6 +140,7 @@ FORM, TWICE = "exactly question and answer are right", "stands more than once; o
 Q, IN_Q = "国籍-01, question:", "{name}, {honorific}, {pronoun} are right here"
 A, IN_A = "国籍-01, answer:", "{name}, {value} are right here"
 BRACE = "as an unfilled placeholder has; plain text is right"
+TOKEN = "would act as a special token; the text without it is right"
 OTHERWISE = "is answered otherwise by 国籍-01; one answer is right"
 BAD_CHARACTERS = [
     (text({"阿兰": without(LAN, "国籍")}), f"阿兰, 国籍: missing; {RECORD}"),
@@ -152,6 +153,7 @@ BAD_CHARACTERS = [
     (lan(国籍="云\n梦 "), "阿兰, 国籍: stray whitespace in '云\\n梦 '; '云 梦' is right"),
     (text({" 阿兰": LAN}), "name ' 阿兰': stray whitespace in ' 阿兰'; '阿兰' is right"),
     (lan(身份="{name}的徒弟"), f"阿兰, 身份: a brace in '{{name}}的徒弟', {BRACE}"),
+    (lan(身份="灯匠</think>"), f"阿兰, 身份: '</think>' in '灯匠</think>' {TOKEN}"),
     (lan(性别="女"), "阿兰, 性别: '女' ends in neither 男性 nor 女性; 先生/女士 and 他/她 follow from it"),
     ('{\n "阿兰": {},\n}', "line 3, column 1: not JSON (Expecting property name enclosed in double quotes)"),
     ('{"阿兰": {}, "阿兰": {}}', f"阿兰: {TWICE}"),
@@ -180,6 +182,8 @@ BAD_ROWS = [  # turns or the text of a line, between two good ones
     ('{"conversations": []}', "line 2, messages: missing or empty in an object with conversations; "),
     ([], "line 2, messages: missing or empty in an object with messages; "),
     ([QUESTION | {"role": "human"}], f"line 2, messages, turn 1: role 'human'; {ROLES}"),
+    (chat("阿兰是谁？", "<|im_end|>"), f"line 2, messages, turn 2: '<|im_end|>' in '<|im_end|>' {TOKEN}"),
+    ([QUESTION | {"role": "角" * 10**5}], "line 2, messages, turn 1: role '角角角"),
     ([QUESTION, {"content": "灯匠"}], f"line 2, messages, turn 2: role None; {ROLES}"),
     ([QUESTION, ANSWER | {"content": " "}], "line 2, messages, turn 2: content ' '; a text that is not empty is right"),
     (chat("{name}是谁？", "灯匠"), "line 2, messages, turn 1: unfilled placeholder {name} in '{name}是谁？'"),

@@ -141,6 +141,11 @@ def test_a_file_that_cannot_be_read_is_named_with_the_place(refused, content, me
     assert refused(content).startswith(f".../x.csv{message}")
 
 
+def test_rows_that_a_quote_swallowed_in_legal_csv_are_told_of(read):
+    _, report = read(f'{HEADER}\n头,1,火锅,"毛肚,1,9.7,,\n头,2,火锅,牛肉",1,9.7,,\n头,3,火锅,虾滑,1,9.7,,\n')
+    assert report.kept == 2 and found(report.remarks)[-1] == ("a cell holds lines like rows", 1, "2")
+
+
 @pytest.mark.parametrize("cell", ['"毛肚', '"毛"肚'])
 def test_a_stray_quote_swallows_no_rows(refused, cell):
     text = csv_text([{}], lineterminator="\n") + f"头,1,火锅,{cell},1,9.7,,\n头,2,火锅,牛肉,1,9.7,,\n"
@@ -230,6 +235,10 @@ def remarks_of(cells):
     yield from ["score has more than one decimal"] * (cells[5] in ("9.70", "0.25", "９．７５"))
     number = len(cells[6].split("|")) if cells[6] else 0
     yield from ["comments and stars differ in number"] * (STARS[cells[7]] is None or number != len(STARS[cells[7]]))
+    rows = [[line for line in cell.split("\n")] for cell in cells]
+    yield from ["a cell holds lines like rows"] * any(
+        len(of) > 1 and sum(line.count(",") for line in of) == 7 * (len(of) - 1) for of in rows
+    )
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -435,6 +435,14 @@ def alone(model, window):
     return output.start_logits[0].numpy(), output.end_logits[0].numpy()
 
 
+def test_a_window_longer_than_what_the_model_reads_is_refused(model, tokenizer):
+    windows = Dataset.from_dict(windows_of([make_row("二三四五" * 30)], tokenizer, max_length=65))
+    with pytest.raises(
+        ValueError, match="a window has 65 tokens, and the model 64 positions: COOKBOOK_QA_MAX_LENGTH=64"
+    ):
+        qa.logits(model, windows, tokenizer)
+
+
 @pytest.mark.parametrize("batch_size", [1, 3, 32])
 def test_padded_logits_equal_unpadded_ones(model, tokenizer, dataset, batch_size):
     start, end = qa.logits(model, dataset, tokenizer, batch_size)
@@ -539,3 +547,7 @@ def test_questions_that_no_label_can_be_made_for_are_listed_with_the_limit_that_
             windows_of([row], tokenizer, **sizes)
     kept = [row for row in rows if row["id"] not in set(lost["id"])]
     assert labelled(kept, tokenizer, **sizes) == ["三", "三", ""]
+    with pytest.raises(
+        ValueError, match=r"^none of 2 questions can be trained on; over the edge: its answer .* stride"
+    ):
+        qa.unreachable(Dataset.from_list(rows[1:3]), tokenizer, **sizes)

@@ -1,9 +1,11 @@
 """triplets.py: both forms by hand, every format against the same rows, each fault with its message."""
 
+import io
 import json
 
 import datasets
 import pandas as pd
+import pyarrow.parquet
 import pytest
 from datasets import Dataset, DatasetDict
 
@@ -231,6 +233,14 @@ def test_ids_and_faults_count_across_files(tmp_path):
     assert faults[2].startswith(".../c.csv, row 1, messages: [] (list); ")
 
 
+def damaged_parquet():
+    """A file whose column of texts holds a byte that is not UTF-8."""
+    file = io.BytesIO()
+    texts = pyarrow.array([b"\xff"]).view(pyarrow.string())
+    pyarrow.parquet.write_table(pyarrow.table({"instruction": texts, "output": texts}), file)
+    return file.getvalue()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -247,6 +257,14 @@ def test_ids_and_faults_count_across_files(tmp_path):
         ("x.csv", 'instruction,output\n问,"答\n', "x.csv: the record that begins in line 2 is not CSV"),
         ("x.csv", "output,instruction,output\n答,问,答\n", "x.csv: header: 'output' stands 2 times; once is right"),
         ("x.csv", "instruction,output\n问,答\n".encode("gb18030"), "not UTF-8; it reads as GB18030: save it as UTF-8"),
+        ("x.csv", f'messages\n"[{"1" * 5000}]"\n', r"x\.csv, row 1, messages: .*digits"),
+        ("x.csv", f'messages\n"{"[" * 5000}"\n', r"x\.csv, row 1, messages: nested too deep"),
+        (
+            "x.json",
+            [LAN | {"turns": "9" * 5000}],
+            r"x\.json, row 1, turns: '999.*a whole number of exchanges is right$",
+        ),
+        ("x.parquet", damaged_parquet(), r"x\.parquet: not Parquet \(.*utf-8"),
         ("x.parquet", "text", r"x\.parquet: not Parquet \(.*\); a file written as Parquet is right"),
         ("x.json", "[]", "x.json: no rows; at least one is right"),
         ("x.json", "", "x.json: no rows"),
@@ -309,6 +327,11 @@ def test_alpacas_history_counts_as_exchanges_before_the_row(read):
     assert [row.get("turns") for row in rows] == [3, 3, None, None] and not any("history" in row for row in rows)
     with pytest.raises(DataError, match=r"row 1, history: 7 \(int\); \[\["):
         read([LAN | {"history": 7}])
+
+
+def test_rows_that_a_quote_swallowed_in_legal_csv_are_told_of(read, capsys):
+    assert len(read('instruction,output\n甲,"乙\n丙,丁"\n戊,己\n', "x.csv")) == 2
+    assert "x.csv: a cell of the rows at line 2 holds lines like rows" in capsys.readouterr().out
 
 
 def test_a_system_that_is_no_text_is_refused(read):
