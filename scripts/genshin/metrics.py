@@ -41,6 +41,7 @@ from sklearn.metrics import (
 from sklearn.preprocessing import MultiLabelBinarizer
 from tqdm import tqdm
 
+from scripts.genshin.dataset import TITLES
 from scripts.metrics import char_f1, check_same_length, checked_pair, checked_texts, exact_match, normalize, tokens
 
 NO_ANSWER = "none"  # the label of an answer that names no value, or more than one
@@ -244,6 +245,31 @@ def value_of(answer: str, values: Iterable[str]) -> str | None:
             named.append(value)
             rest = rest.replace(normalize(value), "\0")  # a mark, so that the parts beside it do not join
     return named[0] if len(named) == 1 else None
+
+
+def guesses(train: pd.DataFrame, rows: pd.DataFrame) -> list[str]:
+    """What a guesser would answer to each of `rows` who has read the rows of `train` and knows nobody.
+
+    The commonest value of the attribute, in the attribute's commonest answer form, with the character's name. Gender is read off the
+    question where 先生 or 他 (Mr, he), 女士 or 她 (Ms, she) gives it away; 先生还是女士 ("Mr or Ms?") offers both and tells nothing.
+    The guess is a text, so that it can be scored exactly as a model's answer is.
+
+    Both frames have notebook 01's columns: messages, character, attribute, value.
+    """
+
+    def form(row):
+        return row["messages"][-1]["content"].replace(row["value"], "{value}").replace(row["character"], "{name}")
+
+    commonest = train.assign(form=train.apply(form, axis=1)).groupby("attribute")[["value", "form"]]
+    commonest = commonest.agg(lambda column: column.mode()[0])
+    answers = []
+    for messages, name, attribute in zip(rows["messages"], rows["character"], rows["attribute"], strict=True):
+        value, answer = commonest.loc[attribute]
+        if attribute == "性别":
+            question = messages[0]["content"].replace("先生还是女士", "")
+            value = next((gender for gender, words in TITLES.items() if any(w in question for w in words)), value)
+        answers.append(answer.format(name=name, value=value))
+    return answers
 
 
 def per_value_report(predicted_values: Iterable[str | None], true_values: Iterable[str]) -> pd.DataFrame:

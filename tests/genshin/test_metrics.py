@@ -195,6 +195,27 @@ def test_value_of(answer, values, expected):
     assert metrics.value_of(answer, values) == expected
 
 
+def test_a_guesser_says_the_commonest_value_in_the_commonest_form_and_reads_gender_off_the_question():
+    def row(question, answer, character, attribute, value):
+        messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        return {"messages": messages, "character": character, "attribute": attribute, "value": value}
+
+    train = [
+        row("甲？", "火元素", "甲", "元素力", "火元素"),
+        row("甲呢？", "甲使用火元素", "甲", "元素力", "火元素"),
+        row("乙？", "水元素", "乙", "元素力", "水元素"),
+        row("甲？", "甲是女性", "甲", "性别", "女性"),
+    ]
+    asked = [
+        row("丙使用什么？", "丙使用水元素", "丙", "元素力", "水元素"),
+        row("丙先生是？", "丙是男性", "丙", "性别", "男性"),
+        row("丙，她是？", "丙是女性", "丙", "性别", "女性"),
+        row("该称丙为先生还是女士？", "丙是男性", "丙", "性别", "男性"),
+    ]
+    expected = ["火元素", "丙是男性", "丙是女性", "丙是女性"]
+    assert metrics.guesses(pd.DataFrame(train), pd.DataFrame(asked)) == expected
+
+
 def test_per_value_report_by_hand():
     true = ["岩", "岩", "岩", "水", "水", "火", "火"]
     report = metrics.per_value_report(["岩", "水", None, "水", "水", math.nan, "风"], true)  # 风 is never true
