@@ -112,10 +112,11 @@ class BertScores:
     layer `num_layers`); the mean over the prediction is precision, the same from the reference's side recall.
     Source: Zhang et al. 2020, arxiv.org/abs/1904.09675.
 
-    The numbers are bert-score's (within 1e-6). The library sorts what it encodes by `len(text.split(" "))`, which is 1
-    for every Chinese text, and so pads each batch to a long one; blanks behind a text, which it strips before it reads
-    the text, make it sort by length. Each distinct pair is compared once, and a text against itself is 1 without the
-    encoder (all its tokens find themselves), which spares a well-tuned model's answers nearly all the work.
+    The numbers are bert-score's (within 1e-6), but for pairs with a token whose best cosine is below 0: there the library takes the
+    0 of its padding, if the batch has any, so its own number depends on the batch. The library sorts what it encodes by
+    `len(text.split(" "))`, which is 1 for every Chinese text, and so pads each batch to a long one; blanks behind a text, which it
+    strips before it reads the text, make it sort by length. Each distinct pair is compared once, and a text against itself is 1
+    without the encoder (all its tokens find themselves), which spares a well-tuned model's answers nearly all the work.
 
     >>> scorer = BertScores("bert-base-chinese", num_layers=8)                                    # doctest: +SKIP
     >>> scorer.score(["钟离来自璃月"], ["钟离是璃月人"])                                          # doctest: +SKIP
