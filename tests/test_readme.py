@@ -14,7 +14,7 @@ PATHS = ROOT / "README.md", ROOT / "README.zh-CN.md"
 TEXTS = [path.read_text(encoding="utf-8") for path in PATHS]
 README = TEXTS[0]
 TABLES = {  # of results: name, what a figure looks like, how many there are
-    "02": ("results", r"\d+\.\d%", 9),
+    "02": ("results", r"\d+\.\d%", 12),
     "05": ("reading", r"\d+\.\d", 9),
     "06": ("scores", r"\d+\.\d+", 8),
     "07": ("ratings", r"\d+\.\d+", 12),
