@@ -41,8 +41,7 @@ def make_exact(script: Path) -> None:
 # accelerate shards over GPUs only; told that these processes have some, it does the same on CPU, over gloo.
 FSDP_ON_CPU = """
 import accelerate.state
-plain = accelerate.state.AcceleratorState.__init__
-def forced(self, *args, **kwargs):
+def forced(self, *args, plain=accelerate.state.AcceleratorState.__init__, **kwargs):  # no name that a notebook could take
     if not accelerate.state.AcceleratorState._shared_state:
         accelerate.state.PartialState(cpu=True)
         accelerate.state.PartialState._shared_state["distributed_type"] = accelerate.DistributedType.MULTI_GPU
