@@ -63,8 +63,7 @@ def answer(
         return [_row(tokenizer, question, ids, ends) for question, ids in zip(batch, new, strict=True)]
 
     made_of = fingerprint(batches, prompts, settings, ends, run)
-    folder = Path(journal) / made_of if journal else None
-    found = journaled(batches, answered, folder, made_of, verb="answered")
+    found = journaled(batches, answered, journal, made_of, verb="answered")
     of_question = {row["question"]: row for rows in found for row in rows}
     return [of_question[question] for question in questions]
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
@@ -176,13 +175,3 @@ class _NoteLosses(TrainerCallback):
     def on_epoch_end(self, *args, **kwargs):
         each = completion_losses(self.model, self.trainings.tokenizer, self.trainings.general)
         self.losses.append(each.tolist())
-
-
-def over_people(values: Iterable[float], people: Iterable, seed: int = 0) -> tuple[float, float, float]:
-    """(mean over people of their mean value, low, high): a 95 % bootstrap interval that draws whole people, 2,000 times.
-
-    Questions about one person stand or fall together: a hundred questions about eight people are eight.
-    """
-    means = pd.Series(np.asarray(values, float)).groupby(np.asarray(people)).mean().to_numpy()
-    drawn = np.random.default_rng(seed).choice(means, (2000, len(means))).mean(axis=1)
-    return float(means.mean()), *map(float, np.quantile(drawn, (0.025, 0.975)))

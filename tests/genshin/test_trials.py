@@ -16,7 +16,6 @@ from scripts.genshin.trials import (
     about_others,
     instruction_rows,
     invented_names,
-    over_people,
     quiz_of,
 )
 from scripts.profiles import PROFILES
@@ -71,14 +70,6 @@ def test_a_file_that_holds_no_instructions_is_refused_with_the_row(text, message
     (tmp_path / "rows.json").write_text(text, encoding="utf-8")
     with pytest.raises(DataError, match=re.escape(message)):
         instruction_rows(tmp_path / "rows.json")
-
-
-def test_an_interval_over_people_counts_people_and_not_questions():
-    values, people = [1, 1, 1, 1, 0], ["a", "a", "a", "a", "b"]
-    assert over_people(values, people) == (0.5, 0.0, 1.0)  # both right, or both wrong, in a quarter of the draws each
-    mean, low, high = over_people([0, 1] * 50, range(100))
-    assert mean == 0.5
-    assert abs(low - 0.402) < 0.02 and abs(high - 0.598) < 0.02  # 0.5 -+ 1.96 * 0.5 / sqrt(100)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 
 from scripts.artifacts import read_json
 from scripts.profiles import ROOT
-from tests.runs.test_runs import SMALL, execute
+from tests.runs.test_runs import SMALL, execute, up_to_the_adapter
 
 SIZES = {
     **SMALL,
@@ -31,11 +31,10 @@ SIZES = {
 }
 
 
-def make_exact(script: Path) -> None:
-    """Notebook 02's adapter has dropout; the others have none."""
-    text = script.read_text(encoding="utf-8")
-    text = text.replace("lora_dropout=0.05", "lora_dropout=0.0")
-    script.write_text(text, encoding="utf-8")
+def make_exact(script: Path, whole: bool) -> None:
+    """Notebook 02's adapter has dropout; the others have none. What 02 tries behind its adapter runs only where it is `whole`."""
+    text = script.read_text(encoding="utf-8").replace("lora_dropout=0.05", "lora_dropout=0.0")
+    script.write_text(text if whole else up_to_the_adapter(text), encoding="utf-8")
 
 
 # accelerate shards over GPUs only; told that these processes have some, it does the same on CPU, over gloo.
@@ -56,7 +55,7 @@ def launcher(name: str, outputs: Path, processes: int, fsdp: bool = False) -> su
         "import sys; from tools import launcher; from tests.runs import test_launch\n"
         "export = launcher.export\n"
         "def changed(notebook, script):\n"
-        "    test_launch.make_exact(export(notebook, script))\n"
+        f"    test_launch.make_exact(export(notebook, script), whole={fsdp})\n"
         f"    if {fsdp}: script.write_text(test_launch.FSDP_ON_CPU + script.read_text())\n"
         "    return script\n"
         "launcher.export = changed\n"
@@ -130,7 +129,7 @@ def test_a_killed_worker_ends_the_run_and_the_rerun_ends_as_one_process_does(fol
 
 
 def test_a_sharded_model_trains_and_answers_as_a_whole_one(folders, tmp_path):
-    """FSDP 2: each process holds half of every layer; the adapter is gathered before it is saved."""
+    """FSDP 2: each process holds half of every layer; the adapter is gathered before it is saved. All of 02 runs, small trainings too."""
     shutil.copytree(folders[1] / "01_dataset_expansion", tmp_path / "01_dataset_expansion")
     run("02", tmp_path, 2, fsdp=True)
     one, two = (log(outputs, "02_lora_sft") for outputs in (folders[1], tmp_path))
