@@ -31,7 +31,6 @@ import re
 import subprocess
 import sys
 import traceback
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -338,14 +337,6 @@ def _communication(stored: list[_Stored], layers: int, itemsize: int, sharded: b
         gathered[t.unit] += 2 * prod(t.shape) * itemsize if t.trained else t.held()
     layer = gathered[LAYER] // layers
     return layer + max(layer, gathered[EMBEDDING], gathered[HEAD])
-
-
-def rows_that_fit(memory: int, model: PreTrainedModel, lora: LoraConfig | None, **step) -> int:
-    """The most rows, below 10,000, that a device of `memory` bytes can take in a step; 0: not one.
-
-    `step` holds `estimate`'s other arguments.
-    """
-    return bisect_right(range(1, 10_000), memory, key=lambda n: sum(estimate(model, lora, rows=n, **step).values()))
 
 
 def saved_for_backward(model: nn.Module, batch: dict[str, torch.Tensor], dtype: torch.dtype) -> int:
