@@ -12,8 +12,7 @@ Loss is decided by position, never by the value of an id. DeepSeek's tokenizer p
 a collator that masks "every pad id" never trains that token: the model learns to answer and not to stop.
 """
 
-from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -114,28 +113,19 @@ class CompletionCollator:
             token carries loss, and `shift_labels` (n,) are those tokens: the model's head runs on n positions only.
             (transformers >= 5.21. SFTTrainer's own loss does not know such a batch: give it Trainer's, with
             `class PackedSFTTrainer(SFTTrainer): compute_loss = Trainer.compute_loss`.)
-        on_fault: What happens to a row whose outcome is a fault. "raise": ValueError. "mask": it goes in with the labels
-            of `completion_labels`, where all that is not surely answer is masked, and is counted.
-
-    Attributes:
-        outcomes: How many rows met which outcome, over all batches so far (of this process: dataloader workers count apart).
 
     Raises:
-        ValueError: A marker is not a list of ids; the batch is empty; a row is empty, has neither mask nor markers, or
-            a mask of another length; a row is faulty and `on_fault` is "raise"; no row carries loss, which would make
-            the loss 0 / 0; or the tokenizer has no pad token, which a padded batch needs.
+        ValueError: A marker is not a list of ids; the batch is empty; a row is empty, has neither mask nor markers,
+            a mask of another length, or an outcome that is a fault; or the tokenizer has no pad token, which a padded
+            batch needs.
     """
 
     tokenizer: PreTrainedTokenizerBase
     response_marker: list[int] | None = None
     instruction_marker: list[int] | None = None
     packed: bool = False
-    on_fault: str = "raise"
-    outcomes: Counter = field(default_factory=Counter, init=False)
 
     def __post_init__(self):
-        if self.on_fault not in ("raise", "mask"):
-            raise ValueError(f"on_fault is {self.on_fault!r}; it can be 'raise' or 'mask'")
         for name in ("response_marker", "instruction_marker"):
             marker = getattr(self, name)
             if marker is not None:
@@ -148,23 +138,15 @@ class CompletionCollator:
         if not features:
             raise ValueError("the batch is empty: a collator needs at least one row")
         rows = [feature["input_ids"] for feature in features]
-        labels, outcomes = zip(*(self._decide(index, feature) for index, feature in enumerate(features)), strict=True)
-        if self.on_fault == "raise" and set(outcomes) != {TRAINED}:
-            index = next(index for index, outcome in enumerate(outcomes) if outcome != TRAINED)
-            start, repair = self.tokenizer.decode(rows[index][:40]), OUTCOMES[outcomes[index]]
-            raise ValueError(f"row {index} of the batch: {outcomes[index]}. It begins {start!r}. Repair: {repair}")
-        self.outcomes.update(outcomes)
-        if not {TRAINED, REPEATED} & set(outcomes):
-            raise ValueError(f"none of the {len(rows)} rows of this batch carries loss: {dict(Counter(outcomes))}")
-
+        labels = [self._labels(index, feature) for index, feature in enumerate(features)]
         lengths = np.array([len(row) for row in rows])
         ids, labels = np.concatenate([np.asarray(row) for row in rows]), np.concatenate(labels)
         if self.packed:
             return _as_tensors(_pack(ids, labels, lengths)) | {"use_cache": False}
         return _as_tensors(self._pad(ids, labels, lengths))
 
-    def _decide(self, index: int, feature: dict) -> tuple[np.ndarray, str]:
-        """Labels of a row, (tokens,), and its outcome. Raises ValueError for a row that can't be read."""
+    def _labels(self, index: int, feature: dict) -> np.ndarray:
+        """Labels of a row, (tokens,). Raises ValueError for a row that can't be read or is faulty."""
         ids = np.asarray(feature["input_ids"], np.int64)
         mask, labels = feature.get("completion_mask"), feature.get("labels")
         if not len(ids):
@@ -177,7 +159,9 @@ class CompletionCollator:
                     "gets completion_only_loss=True"
                 )
             labels, outcome = completion_labels(ids.tolist(), self.response_marker, self.instruction_marker)
-            return np.array(labels), outcome
+            if outcome != TRAINED:
+                raise self._fault(index, ids, outcome)
+            return np.array(labels)
         name, given = ("completion_mask", mask) if labels is None else ("labels", labels)
         if len(given) != len(ids):
             raise ValueError(
@@ -187,7 +171,13 @@ class CompletionCollator:
         given = np.asarray(given)
         labels = np.where(given.astype(bool), ids, IGNORED) if labels is None else given.astype(np.int64)
         labels[0] = IGNORED
-        return labels, TRAINED if (labels != IGNORED).any() else NOTHING_MARKED
+        if (labels == IGNORED).all():
+            raise self._fault(index, ids, NOTHING_MARKED)
+        return labels
+
+    def _fault(self, index: int, ids: np.ndarray, outcome: str) -> ValueError:
+        start = self.tokenizer.decode(ids[:40].tolist())
+        return ValueError(f"row {index} of the batch: {outcome}. It begins {start!r}. Repair: {OUTCOMES[outcome]}")
 
     def _pad(self, ids: np.ndarray, labels: np.ndarray, lengths: np.ndarray) -> dict[str, np.ndarray]:
         """Rows below each other, (batch, seq): real tokens where `real` is True, padding elsewhere."""
