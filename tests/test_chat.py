@@ -1,40 +1,16 @@
-"""Messages to ids with the project's own tokenizer: one BOS, joined at the boundary; test_chat_families.py has the other templates."""
+"""Prompt and answer joined at the boundary, what messages are refused, what thinking is; test_chat_families.py has the templates."""
 
-import copy
 import json
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, processors
+from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
 from scripts import chat
-from scripts.offline.tiny_models import ASSISTANT, BOS, EOS, USER
-from tests.test_chat_families import CLOSED, FIRST_DEEPSEEK, assistant, system, user
+from scripts.offline.tiny_models import USER
+from tests.test_chat_families import assistant, user
 
 FACT = [user("钟离来自哪里？"), assistant("钟离来自璃月")]
-TALK = [system("请简短回答"), *FACT, user("温迪呢？"), assistant("温迪来自蒙德")]
-
-
-def test_earlier_turns_are_context_and_answer_and_eos_alone_carry_loss(tokenizer):
-    prompt = f"{BOS}请简短回答{USER}钟离来自哪里？{ASSISTANT}钟离来自璃月{EOS}{USER}温迪呢？{ASSISTANT}{CLOSED}"
-    assert chat.prompt_text(tokenizer, TALK[:-1]) == prompt
-    row = chat.encode(tokenizer, TALK)
-    assert tokenizer.decode(row["input_ids"]) == f"{prompt}温迪来自蒙德{EOS}"
-    assert row["completion_mask"] == [0] * (len(row["input_ids"]) - 7) + [1] * 7  # six characters and the end
-
-
-def test_a_tokenizer_that_adds_bos_by_itself_does_not_double_it(tokenizer):
-    """The article's batch begins 151646, 151646: the template wrote a BOS, and tokenizing its text added another."""
-    adds = copy.deepcopy(tokenizer)
-    adds.backend_tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{BOS} $A", special_tokens=[(BOS, tokenizer.bos_token_id)]
-    )
-    text = chat.prompt_text(adds, FACT[:1])
-    assert adds(text)["input_ids"][:2] == [adds.bos_token_id] * 2  # the trap
-    assert chat.prompt_ids(adds, FACT[:1]) == chat.prompt_ids(tokenizer, FACT[:1])
-    assert chat.encode(adds, FACT) == chat.encode(tokenizer, FACT)
-    assert chat.response_marker(adds) == chat.response_marker(tokenizer)
-    assert adds.bos_token_id not in chat.instruction_marker(adds)
 
 
 def merging_tokenizer():
@@ -121,12 +97,3 @@ def test_messages_of_a_wrong_form_or_for_another_use_are_refused(tokenizer, take
 )
 def test_what_stands_before_the_end_of_thinking_goes(text, answer, finished):
     assert chat.strip_think(text) == (answer, finished)
-
-
-def test_the_serving_template_does_not_depend_on_how_the_template_spells_think(tokenizer):
-    server = copy.deepcopy(tokenizer)
-    spelled = '{{- "<｜Assistant｜>" ~ "<think>" + "\\n" -}}\n'
-    server.chat_template = FIRST_DEEPSEEK.replace("{{ '<｜Assistant｜>' }}", spelled)
-    asked, server.chat_template = chat.prompt_text(server, FACT[:1]), chat.serving_template(server)
-    served = server.apply_chat_template(FACT[:1], tokenize=False, add_generation_prompt=True)
-    assert served == asked == f"{BOS}{USER}钟离来自哪里？{ASSISTANT}{CLOSED}"

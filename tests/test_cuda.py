@@ -7,19 +7,12 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch.nn import functional as F
-from transformers import (
-    BitsAndBytesConfig,
-    Qwen2Config,
-    Qwen2ForCausalLM,
-    Trainer,
-    TrainerCallback,
-    TrainingArguments,
-    set_seed,
-)
+from transformers import BitsAndBytesConfig, Qwen2ForCausalLM, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from bench import sft
 from scripts import models, profiles
 from scripts.collator import CompletionCollator
+from tests.test_models import tiny
 
 pytestmark = [
     pytest.mark.cuda,
@@ -89,29 +82,17 @@ def test_packed_and_padded_training_learn_alike_in_16_bits(tokenizer, tmp_path):
         {"input_ids": [5 + i] * (1 + i % 4) + [6, 7 + 2 * i, 8], "completion_mask": [0] * (1 + i % 4) + [0, 1, 1]}
         for i in range(8)
     ]
-    config = Qwen2Config(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        initializer_range=0.1,  # so that attention prefers some tokens to others
-    )
+    sizes = {"intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+    config = tiny(vocab_size=len(tokenizer), **sizes, initializer_range=0.1)  # attention prefers some tokens to others
+        vocab_size=len(tokenizer), num_hidden_layers=2, initializer_range=0.1
+    )  # attention prefers some tokens
     gradients = []
     for packed in (True, False):
         set_seed(0)
         model = Qwen2ForCausalLM(config).to(torch.bfloat16)
         model = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj", "v_proj", "down_proj"]))
-        arguments = TrainingArguments(
-            tmp_path,
-            per_device_train_batch_size=8,
-            max_steps=1,
-            report_to="none",
-            save_strategy="no",
-            remove_unused_columns=False,
-            bf16=True,
-        )
+        settings = {"report_to": "none", "save_strategy": "no", "remove_unused_columns": False, "bf16": True}
+        arguments = TrainingArguments(tmp_path, per_device_train_batch_size=8, max_steps=1, **settings)
         arguments._n_gpu = 1  # with several in sight Trainer would use DataParallel
         keep = KeepGradients()
         run = Trainer(model, arguments, CompletionCollator(tokenizer, packed=packed), rows, callbacks=[keep])
@@ -132,19 +113,11 @@ def test_the_planner_is_within_5_percent_of_a_training(four_bit, tokenizer, tmp_
     config, taken = models.CHECKPOINTS["Qwen/Qwen2.5-0.5B-Instruct"], torch.cuda.memory_allocated()
     with torch.device("cuda"):
         Qwen2ForCausalLM._from_config(config, dtype=torch.bfloat16).save_pretrained(tmp_path / "base")
-    four_bits = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
-        bnb_4bit_quant_storage=torch.bfloat16,
-    )
-    base = Qwen2ForCausalLM.from_pretrained(
-        tmp_path / "base",
-        dtype=torch.bfloat16,
-        device_map={"": 0},
-        quantization_config=four_bits if four_bit else None,
-    )
+    stored = dict.fromkeys(("bnb_4bit_compute_dtype", "bnb_4bit_quant_storage"), torch.bfloat16)
+    nf4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+    options = {"quantization_config": BitsAndBytesConfig(**nf4, **stored)} if four_bit else {}
+    options |= {"dtype": torch.bfloat16, "device_map": {"": 0}}
+    base = Qwen2ForCausalLM.from_pretrained(tmp_path / "base", **options)
     rows = [{"input_ids": [5 + i] * 20 + [6] * 10, "completion_mask": [0] * 20 + [1] * 10} for i in range(96)]
     trainer = sft.ours(sft.Job(base, tokenizer, rows, str(tmp_path), step_rows=32, copied=False))
     torch.cuda.reset_peak_memory_stats()

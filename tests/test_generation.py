@@ -18,13 +18,8 @@ from scripts.profiles import ROOT
 from tests.test_models import tiny
 
 # Prompts of different length, so that a batch needs padding; about people whom the tiny model never met.
-QUESTIONS = ["钟离来自哪里？", "请问，温迪先生，他使用的是什么元素？", "刻晴的性格"]
-QUESTIONS += [
-    "不好意思，我想了解，关于胡桃，她究竟是什么身份，平日里又做什么工作呢？",
-    "魈是男是女？",
-    "凝光的职务是什么",
-    "问一下，甘雨女士是哪国人啊？",
-]
+QUESTIONS = ["钟离来自哪里？", "请问，温迪先生，他使用的是什么元素？", "刻晴的性格", "魈是男是女？", "凝光的职务是什么"]
+QUESTIONS += ["不好意思，我想了解，关于胡桃，她究竟是什么身份，平日里又做什么工作呢？", "问一下，甘雨女士是哪国人啊？"]
 
 
 @pytest.fixture(scope="module")
@@ -104,12 +99,8 @@ def test_answers_come_in_the_order_asked_and_a_question_that_stands_twice_is_ask
 
 def test_a_prompt_made_another_way_is_what_the_model_sees_under_the_question_that_was_asked(tokenizer):
     model = Scripted(tokenizer, {"钟离": "岩.", "温迪": "风."})
-    rows = answer(
-        model,
-        tokenizer,
-        ["钟", "温"],
-        prompt=lambda words, question: chat.prompt_ids(words, {"钟": "钟离", "温": "温迪"}[question]),
-    )
+    whole = {"钟": "钟离", "温": "温迪"}
+    rows = answer(model, tokenizer, [*whole], prompt=lambda words, name: chat.prompt_ids(words, whole[name]))
     assert [(row["question"], row["prediction"]) for row in rows] == [("钟", "岩"), ("温", "风")]
 
 

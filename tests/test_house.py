@@ -57,14 +57,8 @@ def test_what_chapters_share_imports_no_chapter_and_no_chapter_imports_another()
     assert sum("." not in module for module in SHELF) <= 10, "scripts/ is thin"
     for path, code in CODE.items():
         if path.parts[0] == "scripts":
-            own = (
-                set()
-                if len(path.parts) == 2
-                else {*CHAPTERS, "offline"}
-                if path.parts[1] == "offline"
-                else {path.parts[1]}
-            )
-            assert packages(code) <= own, path
+            room = path.parts[1] if len(path.parts) > 2 else None
+            assert packages(code) <= ({*CHAPTERS, "offline"} if room == "offline" else {room}), path
 
 
 def test_only_programs_bench_and_tests_import_the_stand_ins():

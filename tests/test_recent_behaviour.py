@@ -22,18 +22,17 @@ import trl
 from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from torch.utils.data import SequentialSampler
-from transformers import Qwen2Config, Qwen2ForCausalLM, Trainer, TrainingArguments, set_seed
+from transformers import Qwen2ForCausalLM, Trainer, TrainingArguments, set_seed
 
 from scripts.offline.tiny_models import build_tokenizer
 from scripts.profiles import ROOT
+from tests.test_models import tiny
 
 
 @pytest.fixture
 def model():
     set_seed(0)
-    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    more = {"num_key_value_heads": 1, "initializer_range": 0.3, "tie_word_embeddings": False}
-    return Qwen2ForCausalLM(Qwen2Config(vocab_size=40, **sizes, **more)).eval()
+    return Qwen2ForCausalLM(tiny(initializer_range=0.3)).eval()
 
 
 class Line(torch.nn.Module):
@@ -74,16 +73,6 @@ def sft_trainer(model, folder, **settings):
 
 
 # --- the model's head on some positions
-
-
-def test_a_boolean_mask_keeps_the_marked_positions_in_one_flat_row(model):
-    ids = torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])
-    marked = torch.tensor([[False, True, False, True], [True, False, False, False]])
-    seen = []
-    with torch.no_grad(), model.lm_head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape)):
-        flat = model(ids, logits_to_keep=marked, use_cache=False).logits
-    assert flat.shape == (3, 40) and torch.allclose(flat, model(ids).logits[marked], atol=1e-6)
-    assert seen == [(3, 16)], "the head runs on the marked positions alone"
 
 
 def test_an_adapter_on_the_head_learns_from_marked_positions(model):
@@ -159,19 +148,6 @@ def test_an_adapter_beside_float16_is_float32_and_trains_under_fp16(model, tmp_p
     before = [weight.detach().clone() for weight in trained]
     assert dtypes_of_a_step(adapted, tmp_path, fp16=True) == {torch.float16}
     assert not any(map(torch.equal, before, trained))
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-def test_loss_scaling_takes_gradients_in_float32_alone(model, dtype):
-    trained = [w.detach().to(dtype) for w in half_with_adapter(model).parameters() if w.requires_grad]
-    optimizer, scaler = torch.optim.SGD(trained), torch.amp.GradScaler("cpu")
-    scaler.scale(torch.ones(()))  # from here on it has a scale
-    for weight in trained:
-        weight.grad = torch.ones_like(weight)
-    if dtype == torch.float32:
-        return scaler.unscale_(optimizer)
-    with pytest.raises(ValueError, match="Attempting to unscale FP16 gradients"):
-        scaler.unscale_(optimizer)
 
 
 def test_beside_4_bit_weights_sft_trainer_puts_the_adapter_into_bfloat16(model, tmp_path):
@@ -266,24 +242,9 @@ def private_names_of_libraries(source, ours):
 
 
 def test_every_private_name_of_a_library_has_a_row_with_its_file():
-    trees, missing = [ast.parse(source) for file, source in sources() if file.endswith(".py")], []
+    trees = [ast.parse(source) for file, source in sources() if file.endswith(".py")]
     ours = {node.name for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-    for file, source in sources():
-        for name in sorted(private_names_of_libraries(source, ours)):
-            if not any(f"`{name}`" in row and f"`{file}`" in row for row in ROWS):
-                missing.append(f"{name} in {file}")
+    found = {(name, file) for file, source in sources() for name in private_names_of_libraries(source, ours)}
+    assert {"_get_eval_sampler", "_attn_implementation"} < {name for name, _ in found}, "overridden, and read"
+    missing = [pair for pair in found if not any(all(f"`{part}`" in row for part in pair) for row in ROWS)]
     assert not missing, "give each a row in docs/recent_behaviour.md, with a test that would notice its loss"
-
-
-def test_a_private_name_of_a_library_is_told_from_ours():
-    source = """
-from somewhere import _hidden, shown
-class A(Trainer):
-    def _get_eval_sampler(self, dataset): return self._mine
-    def _helper(self): pass
-class B(A):
-    def _other(self): return self._scorer._model
-value = module._ours(thing.config._attn_implementation)
-"""
-    found = private_names_of_libraries(source, ours={"_ours"})
-    assert found == {"_hidden", "_get_eval_sampler", "_model", "_attn_implementation"}
