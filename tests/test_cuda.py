@@ -84,8 +84,6 @@ def test_packed_and_padded_training_learn_alike_in_16_bits(tokenizer, tmp_path):
     ]
     sizes = {"intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
     config = tiny(vocab_size=len(tokenizer), **sizes, initializer_range=0.1)  # attention prefers some tokens to others
-        vocab_size=len(tokenizer), num_hidden_layers=2, initializer_range=0.1
-    )  # attention prefers some tokens
     gradients = []
     for packed in (True, False):
         set_seed(0)

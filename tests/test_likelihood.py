@@ -93,7 +93,10 @@ def test_the_head_runs_on_few_positions_at_once_and_on_none_twice(kinds, kind, m
 
 @pytest.mark.parametrize("function", [token_nats, losses])
 def test_a_request_without_context_or_text_is_refused(function):
-    for wrong, counts in ((((), (1,)), "0 tokens of context, 1 of text"), (((1, 2), ()), "2 tokens of context, 0 of text")):
+    for wrong, counts in (
+        (((), (1,)), "0 tokens of context, 1 of text"),
+        (((1, 2), ()), "2 tokens of context, 0 of text"),
+    ):
         with pytest.raises(ValueError, match=f"request 1: {counts}; at least one each is right"):
             function(None, [((1,), (2,)), wrong])
 
