@@ -4,8 +4,9 @@ import codecs
 
 import datasets
 import pytest
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 
+from scripts import profiles
 from scripts.files import (
     DataError,
     csv_records,
@@ -13,11 +14,14 @@ from scripts.files import (
     find_files,
     first_few,
     holds_rows,
-    load_hub,
+    json_lines,
     parse_json,
     read_text,
+    whole_json,
 )
 from scripts.profiles import ROOT
+from scripts.reading import squad
+from scripts.sft_scores import triplets
 
 TEXT = "钟离来自璃月，他是往生堂的客卿。"
 
@@ -109,34 +113,74 @@ def test_a_relative_path_begins_at_the_project(tmp_path, monkeypatch):
         find_files("data/none.json", None, (".json",))
 
 
-def test_what_is_no_path_is_a_hub_id_with_its_split(monkeypatch):
-    monkeypatch.setattr(
-        datasets, "load_dataset", lambda name, split: Dataset.from_list([{"name": name, "split": split}])
-    )
+@pytest.fixture
+def hub(monkeypatch):
+    """A Hub with owner/name, which has two splits of one row: a question, and who asks for the split."""
+    rows = {part: {"id": part, "context": "甲", "question": "谁？", "answers": NONE} for part in ("train", "train[:1]")}
+    splits = {part: Dataset.from_list([row | {"instruction": "问", "output": part}]) for part, row in rows.items()}
+
+    def load_dataset(name, split):
+        if name != "owner/name":
+            raise ConnectionError("not reachable")
+        return splits[split] if split else DatasetDict(splits)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+
+
+NONE = {"text": [], "answer_start": []}
+LOADERS = {"questions": lambda *source: list(squad.load(*source)[0]), "triplets": triplets.load}
+
+
+@pytest.mark.parametrize("load", LOADERS.values(), ids=LOADERS)
+def test_what_is_no_path_is_a_hub_id_and_its_split_stands_behind_it_or_beside_it(hub, load):
     for source, split in (("owner/name:train[:1]", None), ("owner/name", "train[:1]")):
-        assert find_files(source, split, (".json",)) is None
-        name, rows = load_hub(source, split)
-        assert name == "owner/name (train[:1])" and rows[0] == {"name": "owner/name", "split": "train[:1]"}
-    with pytest.raises(DataError, match=r"owner/name:train: split='test' beside it"):
-        load_hub("owner/name:train", "test")
+        assert [row["id"] for row in load(source, split)] == ["train[:1]"]
+    for source, split, message in (
+        ("owner/name:", None, r"^owner/name: split=None; one of its splits is right: train, train\[:1\]$"),
+        ("owner/name:train", "test", "^owner/name:train: split='test' beside it; one of the two is right"),
+        ("owner/none", None, "^owner/none: no file or folder here, and the Hub .*not reachable"),
+        ("./README.md", "train", r"README\.md: split='train' is for Hub ids"),
+    ):
+        with pytest.raises(DataError, match=message):
+            load(source, split)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        *((f"{name}none.json", "no such file or folder") for name in ("", "qa/", "./", "~/", "/")),
+        *((name, "no such file or folder; a .json or .jsonl file") for name in ("./none", "a/b/none", "qa/none")),
+        ("qa", r"no \.json or \.jsonl file in this folder"),
+        ("x.csv", r"ends in '\.csv'; \.json or \.jsonl is right"),
+    ],
+)
+def test_a_path_is_not_looked_up_on_the_hub(source, message, tmp_path, monkeypatch):
+    monkeypatch.setattr(profiles, "ROOT", tmp_path)
+    (tmp_path / "qa").mkdir()
+    (tmp_path / "x.csv").touch()
+    with pytest.raises(DataError, match=message):
+        find_files(source, None, (".json", ".jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("read", "text", "message"),
+    [
+        (parse_json, "[" * 100_000, "nested too deep"),
+        (parse_json, f"[{'1' * 5_000}]", "x.json: .*digits"),
+        (parse_json, '{"a": 1,}', "line 1, column 9: not JSON"),
+        (parse_json, '[{"a": 1, "a": 2}]', "x.json: 1, a: stands more than once; once is right"),
+        (whole_json, "{}\n{}\n", r"x\.json: line 2.*; one object a line is JSON Lines, .* \.jsonl$"),
+        (json_lines, '{}\n{"a": 1\n', "x.json: line 2, column .*: not JSON"),
+        (json_lines, "{}\n\n{}\n", "x.json: line 2: empty; one JSON object a line is right"),
+    ],
+)
+def test_json_that_is_none_or_too_much_is_refused(read, text, message):
+    with pytest.raises(DataError, match=message):
+        list(read(text, "x.json"))
 
 
 def test_the_first_few_and_how_many_more():
     assert first_few([2, 5, 2, 9], 5) == "2, 5, 9" and first_few("abca", 2) == "a, b, …"
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("[" * 100_000, "nested too deep"),
-        (f"[{'1' * 5_000}]", "x.json: .*digits"),
-        ('{"a": 1,}', "line 1, column 9: not JSON"),
-        ('{"a": 1, "a": 2}', "x.json: a: stands more than once"),
-    ],
-)
-def test_json_that_is_none_or_too_much_is_refused(text, message):
-    with pytest.raises(DataError, match=message):
-        parse_json(text, "x.json")
 
 
 def test_csv_keeps_quotes_and_line_breaks_and_says_where_a_record_begins():

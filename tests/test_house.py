@@ -1,6 +1,8 @@
 """The house: who may import whom, and nothing public that nobody uses."""
 
 import ast
+import doctest
+import importlib
 import json
 
 import pytest
@@ -73,6 +75,11 @@ def test_only_programs_bench_and_tests_import_the_stand_ins():
 def test_no_import_of_programs_bench_or_tests(room, closed):
     for path in (path for path in CODE if path.parts[0] == room):
         assert {name for name in taken(CODE[path]) if name.split(".")[0] in closed.split()} == set(), path
+
+
+@pytest.mark.parametrize("module", [module for module, code in SHELF.items() if ">>> " in code])
+def test_docstring_examples(module):
+    assert doctest.testmod(importlib.import_module(f"scripts.{module}")).failed == 0
 
 
 def test_everything_public_is_used_by_somebody():

@@ -141,19 +141,6 @@ def test_a_file_that_cannot_be_read_is_named_with_the_place(refused, content, me
     assert refused(content).startswith(f".../x.csv{message}")
 
 
-def test_rows_that_a_quote_swallowed_in_legal_csv_are_told_of(read):
-    _, report = read(f'{HEADER}\n头,1,火锅,"毛肚,1,9.7,,\n头,2,火锅,牛肉",1,9.7,,\n头,3,火锅,虾滑,1,9.7,,\n')
-    assert report.kept == 2 and found(report.remarks)[-1] == ("a cell holds lines like rows", 1, "2")
-
-
-@pytest.mark.parametrize("cell", ['"毛肚', '"毛"肚'])
-def test_a_stray_quote_swallows_no_rows(refused, cell):
-    text = csv_text([{}], lineterminator="\n") + f"头,1,火锅,{cell},1,9.7,,\n头,2,火锅,牛肉,1,9.7,,\n"
-    message = refused(text)
-    assert message.startswith(".../x.csv: the record that begins in line 3 is not CSV (")
-    assert message.endswith("); a quote closed at the field's end, and those within it doubled, are right")
-
-
 def test_a_file_without_a_usable_row_is_refused_with_its_ledger(refused):
     message = refused([{"Title": ""}, *[{"TitleScore": "-"}] * 6])
     assert message.split("\n") == [

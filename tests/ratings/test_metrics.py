@@ -1,6 +1,5 @@
 """Metrics of numbers and of confidences against values worked out by hand, slow definitions, bad input; warnings fail."""
 
-import doctest
 import math
 import random
 import re
@@ -13,7 +12,6 @@ from scipy.stats import bootstrap
 from sklearn.calibration import calibration_curve
 
 from scripts.metrics import reliability
-from scripts.ratings import metrics
 from scripts.ratings.metrics import ranking, regression, regression_draws
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -25,10 +23,6 @@ def _scores(rows, seed, decimals=0):
     """Random predicted and true scores in 0..10; few decimals make ties."""
     pick = random.Random(seed)
     return [[round(pick.uniform(0, 10), decimals) for _ in range(rows)] for _ in range(2)]
-
-
-def test_docstring_examples():
-    assert doctest.testmod(metrics).failed == 0
 
 
 # --- regression ------------------------------------------------------------------------------------------------------

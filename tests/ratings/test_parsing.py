@@ -1,6 +1,5 @@
 """Scores in free text, against expectations written by hand; a bar stands between texts."""
 
-import doctest
 import time
 from pathlib import Path
 
@@ -132,8 +131,3 @@ def test_kind(kind):
     found = {text: parsing.kind(text) for text in KINDS[kind].split(" | ")}
     assert set(found.values()) == {kind}, found
     assert parsing.kind("") == "empty"
-
-
-def test_docstring_examples():
-    result = doctest.testmod(parsing)
-    assert result.attempted and result.failed == 0

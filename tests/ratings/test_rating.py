@@ -121,17 +121,6 @@ def test_a_distribution_is_each_candidate_scored_by_itself(kinds, tokenizer, kin
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-def test_bfloat16_is_near(tokenizer, attention):
-    set_seed(3)
-    single = built(tokenizer, initializer_range=0.15)
-    single.set_attn_implementation(attention)
-    found = distribution(copy.deepcopy(single).bfloat16(), tokenizer, QUESTIONS)
-    expected = distribution(single, tokenizer, QUESTIONS)
-    assert abs(found.probability - expected.probability).max() < 0.1 * expected.probability.max()
-    np.testing.assert_allclose(found.mean(), expected.mean(), atol=0.1)
-
-
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_padding_does_not_turn_to_nan_in_float16(model, tokenizer, attention):
     half = copy.deepcopy(model).half()
     half.set_attn_implementation(attention)
@@ -389,25 +378,21 @@ def test_the_journal_of_other_work_is_begun_anew(kinds, tokenizer, tmp_path, cap
     assert "rated before" not in capsys.readouterr().out
 
 
-# Rates the questions of a file. With a last argument, hangs in the batch after so many are on disk.
+# Rates the questions of a file, and hangs in the batch after so many are on disk.
 WORKER = """
 import json, sys, time
 from pathlib import Path
-from accelerate import PartialState
 from transformers import AutoTokenizer, Qwen2ForCausalLM
 from scripts.ratings.rating import distribution
 
-folder, out, *last = sys.argv[1:]
-state = PartialState(cpu=True)
+folder, out, last = sys.argv[1:]
 def hang(*_):
-    if last and sum(file.read_bytes().count(b"\\n") for file in Path(out).rglob("*.jsonl")) == int(last[0]):
+    if sum(file.read_bytes().count(b"\\n") for file in Path(out).rglob("*.jsonl")) == int(last):
         time.sleep(600)
 questions = json.loads(Path(folder, "questions.json").read_text(encoding="utf-8"))
 model, tokenizer = Qwen2ForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
 model.get_decoder().register_forward_pre_hook(hang)
-found = distribution(model, tokenizer, questions, batch_size=2, journal=Path(out, "journal"))
-parts = {name: part.tolist() for name, part in vars(found).items()}
-Path(out, f"found-{state.process_index}.json").write_text(json.dumps(parts))
+distribution(model, tokenizer, questions, batch_size=2, journal=Path(out, "journal"))
 """
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
 
@@ -438,20 +423,6 @@ def test_a_process_that_is_killed_leaves_what_another_goes_on_behind(model, toke
         assert same(distribution(model, tokenizer, MANY, batch_size=2, journal=str(tmp_path / "journal")), whole)
         assert f"{known} batches were rated before; going on behind them" in capsys.readouterr().out
         assert journal_of(tmp_path / "journal") == [0, 1, 2, 3, 4]
-
-
-def test_two_processes_give_the_result_of_one(model, tokenizer, work, tmp_path):
-    # with --cpu it starts one process whatever number is asked for; --multi_gpu starts two, which find no GPU and use gloo
-    launch = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
-    command = [sys.executable, *launch.split(), *work, tmp_path]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=ENVIRONMENT)
-    assert done.returncode == 0, done.stderr
-    whole = distribution(model, tokenizer, MANY, batch_size=2)
-    for process in range(2):
-        parts = json.loads((tmp_path / f"found-{process}.json").read_text())
-        assert same(Ratings(**{name: np.array(part) for name, part in parts.items()}), whole)
-    assert len(list((tmp_path / "journal").rglob("batches-*.jsonl"))) == 2
-    assert sorted(journal_of(tmp_path / "journal")) == [0, 1, 2, 3, 4]
 
 
 # ----- refusals

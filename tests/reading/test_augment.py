@@ -1,7 +1,6 @@
 """Rewording: hand-computed edits, what must not be edited, and what has to hold for the whole training file."""
 
 import copy
-import doctest
 import re
 
 import pytest
@@ -47,11 +46,6 @@ def training_rows():
 @pytest.fixture(scope="module")
 def reworded(training_rows):
     return [augment.reword(training_rows, seed) for seed in range(4)]
-
-
-def test_docstring_example():
-    found = doctest.testmod(augment)
-    assert found.attempted > 0 and found.failed == 0
 
 
 FAIR = "画师川岛在集市。川岛很高兴。"
@@ -174,11 +168,6 @@ def test_a_phrase_in_a_question_is_replaced_there_too():
     rows = told("空看见青蛙。空看见什么？青蛙 空看见青蛙。青蛙从哪里来？ 荧买雨伞。荧买什么？雨伞")
     found = {(first["context"], second["question"]) for first, second, _ in results(rows, phrases=1)}
     assert found == {("空看见青蛙。", "青蛙从哪里来？"), ("空看见雨伞。", "雨伞从哪里来？")}
-
-
-def test_nothing_asked_for_changes_nothing(training_rows):
-    assert augment.reword(training_rows, 0, names=0, phrases=0) == training_rows
-    assert augment.reword([], 0) == []
 
 
 def test_rows_of_one_context_stay_together_in_any_order(training_rows):

@@ -1,14 +1,11 @@
 """QA metrics against the figures of the official scripts, values worked out by hand, slow oracles, and bad input."""
 
-import doctest
 import math
 import random
 
 import numpy as np
 import pytest
 
-from scripts.metrics import char_f1
-from scripts.reading import metrics
 from scripts.reading.metrics import best_char_f1, best_exact, chinese_qa, cmrc_2018, squad_v2
 
 QUESTIONS = {  # id: (accepted answers, prediction, probability that there is no answer)
@@ -26,11 +23,6 @@ QUESTIONS = {  # id: (accepted answers, prediction, probability that there is no
     "无-3": ([], "the", 0.55),
 }
 ANSWERABLE = {id: question for id, question in QUESTIONS.items() if question[0]}
-
-
-def test_docstring_examples():
-    result = doctest.testmod(metrics)
-    assert result.attempted > 5 and result.failed == 0
 
 
 def records(questions=QUESTIONS, without=()):
@@ -168,14 +160,6 @@ def test_the_best_of_several_references_counts_and_without_one_the_empty_answer_
     assert best_char_f1(predictions, references).tolist() == pytest.approx([1, 4 / 5, 1, 0, 1])
 
 
-def test_best_char_f1_against_char_f1_of_each_reference():
-    draw = random.Random(2)
-    predictions = ["".join(draw.choices("岩元素钟，", k=draw.randint(0, 6))) for _ in range(100)]
-    references = [["岩" + "".join(draw.choices("岩元素钟，", k=3)) for _ in range(3)] for _ in range(100)]
-    each = [char_f1(predictions, [texts[i] for texts in references]) for i in range(3)]
-    assert best_char_f1(predictions, references).tolist() == np.max(each, axis=0).tolist()
-
-
 def test_a_mean_over_no_question_is_nan_and_the_official_keys_are_left_out():
     without = records({id: q for id, q in QUESTIONS.items() if not q[0]})
     assert math.isnan(chinese_qa(**without)["HasAns_f1"])
@@ -235,11 +219,9 @@ GOOD = {"id": "1", "prediction_text": "岩"}, {"id": "1", "answers": {"text": ["
         (["岩"], [GOOD[1]], r"predictions, row 0: \{\"id\": text.* got '岩'"),
         ([GOOD[0], {"id": "1"}], [GOOD[1]], "predictions, row 1: .* is needed"),
         ([GOOD[0] | {"id": ""}], [GOOD[1]], "predictions, row 0: .* not empty"),
-        ([GOOD[0] | {"id": 1}], [GOOD[1]], "predictions, row 0: .* is needed"),
         ([GOOD[0] | {"prediction_text": None}], [GOOD[1]], "predictions, row 0: .* is needed"),
         ([GOOD[0] | {"no_answer_probability": math.nan}], [GOOD[1]], "predictions, row 0: .* finite number"),
         ([GOOD[0]], [{"id": "1", "answers": ["岩"]}], "references, row 0: .* is needed"),
-        ([GOOD[0]], [{"id": "1"}], "references, row 0: .* is needed"),
         ([GOOD[0]], [GOOD[1] | {"id": ""}], "references, row 0: .* not empty"),
         ([GOOD[0]], [{"id": "1", "answers": {"text": [None]}}], "references, row 0, answers, row 0: a text is needed"),
         ([GOOD[0] | {"id": i} for i in "abcdefg"], [GOOD[1]], "'a', 'b', 'c', 'd', 'e' and 2 more: no such id"),

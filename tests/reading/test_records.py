@@ -145,19 +145,6 @@ def test_only_the_main_process_asks_for_the_table_and_writes(logs):
     assert not logs.exists()
 
 
-@pytest.mark.parametrize(
-    ("table", "message"),
-    [
-        (QUESTIONS.drop(columns=["rank", "score"]), r"columns \['rank', 'score'\] are missing"),
-        (QUESTIONS.head(0), "at least one question"),
-        (pd.concat([QUESTIONS, QUESTIONS.tail(1)]), "id '乙-1' stands there more than once"),  # a row a window
-    ],
-)
-def test_a_table_of_another_form_is_refused(logs, table, message):
-    with pytest.raises(ValueError, match=message):
-        evaluated(QARecords(lambda: table), 5)
-
-
 def test_a_folder_without_event_files_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="no TensorBoard event file"):
         scalars(tmp_path)

@@ -1,14 +1,11 @@
 """squad.py: each kind of fault by hand, the ledger after every single check, forms that are equal, encodings, copies."""
 
 import copy
-import doctest
 import json
 
-import datasets
 import pytest
-from datasets import Dataset, DatasetDict
+from datasets import Dataset
 
-from scripts import profiles
 from scripts.files import DataError
 from scripts.metrics import near_copies
 from scripts.reading import squad
@@ -398,23 +395,6 @@ def test_another_encoding_is_a_fault_that_is_mended(encoding, mended, tmp_path):
     assert line(report) == (2, 2, 0, 0, 0)
 
 
-ROW = json.dumps(check(GOOD)[0][0], ensure_ascii=False)
-
-
-@pytest.mark.parametrize(
-    ("file", "text", "message"),
-    [
-        ("x.jsonl", f"{ROW}\n{ROW[:30]}\n", r"x\.jsonl: line 2, column .*: not JSON"),
-        ("x.json", '{"data": [\n}', r"x\.json: line 2, column 1: not JSON"),
-        ("x.json", f"{ROW}\n{ROW}\n", r"line 2.*JSON Lines, whose files end in \.jsonl$"),
-    ],
-)
-def test_bad_json_names_the_line(tmp_path, file, text, message):
-    (tmp_path / file).write_text(text, encoding="utf-8")
-    with pytest.raises(DataError, match=message):
-        load(tmp_path / file)
-
-
 def test_a_folder_is_read_by_name_and_ids_count_across_files(tmp_path):
     save(tmp_path / "b.json", nested(qa(("船工", 15)), qa(("石生", 9), id="q-3")))
     save(tmp_path / "a.JSON", nested(qa(("灯匠", 6))))
@@ -427,42 +407,6 @@ def test_a_folder_is_read_by_name_and_ids_count_across_files(tmp_path):
     fault = only(report)
     assert (fault.file, fault.id, fault.kind) == (".../b.json", "q-1", "duplicate id")
     assert "stands already in .../a.JSON: data[0].paragraphs[0].qas[0]" in fault.detail
-
-
-def test_paths_that_cannot_be_read_are_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("a path was looked up on the Hub"))
-    monkeypatch.setattr(profiles, "ROOT", tmp_path)
-    (tmp_path / "qa").mkdir()
-    (tmp_path / "x.csv").write_text("id")
-    for source in ("none.json", "qa/none.jsonl", "./none", "a/b/none", "qa/none", tmp_path / "none", "~/none-such"):
-        with pytest.raises(DataError, match=r"none.*: no such file or folder; "):
-            load(source)
-    with pytest.raises(DataError, match=r"qa: no \.json or \.jsonl file in this folder"):
-        load("qa")
-    with pytest.raises(DataError, match=r"x\.csv: ends in '\.csv'; \.json or \.jsonl"):
-        load("x.csv")
-    with pytest.raises(DataError, match=r"x\.json: split='train' is for Hub ids"):
-        load(save(tmp_path / "x.json", GOOD), split="train")
-
-
-def test_a_hub_id_goes_to_load_dataset(monkeypatch):
-    rows, _ = checked(GOOD)
-    hub = Dataset.from_list([{key: row[key] for key in ("id", "context", "question", "answers")} for row in rows])
-
-    def load_dataset(name, split=None):
-        if name == "owner/none":
-            raise ConnectionError("not reachable")
-        assert name in ("squad_v2", "owner/name")
-        return hub if split else DatasetDict(train=hub, validation=hub)
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    for name in ("squad_v2", "owner/name", "owner/name:validation"):
-        found, report = loaded(name, split=None if ":" in name else "validation")
-        assert found == [row | {"title": ""} for row in rows] and report.faults == []
-    with pytest.raises(DataError, match="squad_v2: split=None; one of its splits is right: train, validation"):
-        load("squad_v2")
-    with pytest.raises(DataError, match=r"owner/none: no file or folder here, and the Hub .*not reachable"):
-        load("owner/none")
 
 
 # ---------------------------------------------------------------- report
@@ -485,10 +429,6 @@ def test_a_report_prints_both_tables_whole():
         assert all(f"{long}{number}" in text for number in range(3)) and "an answer left out" in text
     _, clean = checked(GOOD)
     assert "no faults" in str(clean) and "no faults" in clean._repr_html_() and "questions" in str(clean)
-
-
-def test_the_examples_in_the_docstrings():
-    assert doctest.testmod(squad) == (0, 2)
 
 
 # ---------------------------------------------------------------- write

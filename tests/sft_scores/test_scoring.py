@@ -21,6 +21,7 @@ from scripts.artifacts import read_jsonl
 from scripts.profiles import ROOT
 from scripts.sft_scores import scoring
 from scripts.sft_scores.scoring import FORMS, SCORES, Prompts, main, score
+from tests.test_likelihood import nats_by_hand
 
 SCORED = list(SCORES)
 SIZES = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1)
@@ -40,14 +41,6 @@ def row(instruction="甲是谁", output="甲是船工", input="", task="", **mor
 
 def ids_of(tokenizer, text):
     return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-@torch.inference_mode()
-def nats_by_hand(model, context, target):
-    """-log p of each token of `target`: the text alone in a pass, one normaliser and one look-up a token."""
-    ids = [*context, *target]
-    logits = model(torch.tensor([ids])).logits[0].double()
-    return [(logits[p - 1].exp().sum().log() - logits[p - 1, ids[p]]).item() for p in range(len(context), len(ids))]
 
 
 # ----- scores of random rows against their formulas
@@ -145,11 +138,6 @@ def test_scores_of_random_rows_are_their_formulas(model, tokenizer, seed, window
 def test_random_rows_have_each_score_or_a_reason_in_other_forms(model, tokenizer, form, start, seed):
     rows = random_rows(seed, longest=8)
     check_honest(score(model, tokenizer, rows, form, start), rows)
-
-
-def test_no_rows_are_an_empty_table(model, tokenizer):
-    table = score(model, tokenizer, [])
-    assert len(table) == 0 and set(SCORED) < set(table) and set(table[SCORED].dtypes) == {np.dtype(float)}
 
 
 # ----- what has no score
