@@ -54,7 +54,6 @@ class Conventions:
     end_id: int
     think: str  # "none", or who closes the think block in a prompt
     system: str  # "taken", or why a system turn is refused
-    default_system: str  # what the template writes in the place of a missing system turn
     reserved: frozenset[str]  # a text that spells one of these would act as that token
 
 
@@ -97,7 +96,6 @@ def _conventions(tokenizer, *_) -> Conventions:
         end_id=end,
         think=_who_closes(prompt, _render(tokenizer, [question], prompt=True)),
         system=system,
-        default_system=_default_system(prompt, with_system),
         reserved=frozenset(written | special | {THINK_OPEN, THINK_CLOSE}),
     )
 
@@ -107,13 +105,6 @@ def _who_closes(prompt: str, rendered: str) -> str:
     if THINK_CLOSE not in prompt.rpartition("甲")[2]:
         return "none"
     return "closed by the template" if rendered == prompt else "opened by the template, closed here"
-
-
-def _default_system(prompt: str, with_system: str) -> str:
-    """What stands in `prompt` where `with_system` has 丙."""
-    before, _, behind = with_system.partition("丙")
-    stands = bool(before) and prompt.startswith(before) and prompt.endswith(behind)
-    return prompt[len(before) : len(prompt) - len(behind)] if stands else ""
 
 
 def prompt_text(tokenizer, messages: list[dict] | str) -> str:

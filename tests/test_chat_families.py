@@ -77,7 +77,6 @@ class Family:
     adds_bos: bool = False
     think: str = "none"
     system: str = "taken"
-    default: str = ""
     alike: bool = True  # a conversation is rendered as prompt, answer, end
     plain: tuple = ("<think>", "</think>")  # added, and not special
 
@@ -94,8 +93,8 @@ FAMILIES = [
     Family("DeepSeek-R1-Distill, today's", of_trl("deepseek_r1_distill"), DEEPSEEK[:2],
            f"{DEEPSEEK[0]}<｜User｜>甲<｜Assistant｜>{CLOSED}", *DEEPSEEK[:2], bos=DEEPSEEK[0], pad=DEEPSEEK[1],
            adds_bos=True, think=HERE, alike=False, plain=("<think>", "</think>", *DEEPSEEK[2:])),
-    Family("Qwen2.5-Instruct", *QWEN_2_5, pad="<|endoftext|>", default=QWEN),
-    Family("Qwen2.5, eos <|endoftext|>", *QWEN_2_5, eos="<|endoftext|>", pad="<|endoftext|>", default=QWEN),
+    Family("Qwen2.5-Instruct", *QWEN_2_5, pad="<|endoftext|>"),
+    Family("Qwen2.5, eos <|endoftext|>", *QWEN_2_5, eos="<|endoftext|>", pad="<|endoftext|>"),
     Family("Qwen3", of_trl("qwen3"), CHATML, ASKED + CLOSED, "<|im_start|>", "<|im_end|>", pad="<|endoftext|>",
            think=BY_TEMPLATE),
     Family("Qwen3-Instruct-2507", of_trl("qwen3_instruct_2507"), CHATML, ASKED, "<|im_start|>", "<|im_end|>",
@@ -117,7 +116,7 @@ FAMILIES = [
            "<|im_start|>user<|im_sep|>甲<|im_end|><|im_start|>assistant<|im_sep|>", "<|im_start|>", "<|im_end|>",
            bos="<|endoftext|>", pad="<|endoftext|>", adds_bos=True),
     Family("SmolLM2-Instruct", SMOLLM2, CHATML, f"<|im_start|>system\nYou help.<|im_end|>\n{ASKED}",
-           "<|im_start|>", "<|im_end|>", bos="<|im_start|>", pad="<|im_end|>", default="You help."),
+           "<|im_start|>", "<|im_end|>", bos="<|im_start|>", pad="<|im_end|>"),
 ]
 # fmt: on
 PLAIN = ["  ", "<tool_call>"]  # as Qwen's and GPT-NeoX's have them
@@ -177,7 +176,7 @@ TALK = [*FACT, user("温迪呢？"), assistant("蒙德")]
 def test_conventions_and_the_prompt_are_those_worked_out_by_hand(family, tokenizer):
     found = chat.conventions(tokenizer)
     assert (found.beginning, found.end_of_turn, found.think) == (family.beginning, family.end, family.think)
-    assert (found.system, found.default_system) == (family.system, family.default)
+    assert found.system == family.system
     for token, number in ((found.beginning, found.beginning_id), (found.end_of_turn, found.end_id)):
         assert number == tokenizer.get_vocab()[token]
     assert chat.prompt_text(tokenizer, "甲") == family.prompt
@@ -207,7 +206,6 @@ def test_a_system_turn_is_rendered_or_refused_with_its_number(family, tokenizer)
         rendered = tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=True, **told)
         text = chat.prompt_text(tokenizer, talk)
         assert "丙" in text and text.removesuffix(CLOSED) == rendered.removesuffix("<think>\n").removesuffix(CLOSED)
-        assert family.default == "" or family.default not in text
     else:
         with pytest.raises(ValueError) as error:
             chat.encode(tokenizer, [system("丙"), *FACT])

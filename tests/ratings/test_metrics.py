@@ -225,7 +225,6 @@ def test_intervals_of_figures_and_of_differences_are_scipys():
     [
         (ranking, {"groups": ["a"]}, "groups has 1 rows, true has 2"),
         (ranking, {"groups": ["a", None]}, "groups, row 1: a group's name is needed, got None"),
-        (ranking, {"groups": ["a", ["b"]]}, r"groups, row 1: a group's name is needed, got \['b'\]"),
         (ranking, {"true": [8, -0.1]}, "true, row 1: a score of 0 or more is needed, got -0.1"),
         (ranking, {"relevant": math.nan}, "relevant: a finite number is needed, .* got nan"),
         *((ranking, {"k": k}, f"k: a whole number from 1 on is needed, got {k}") for k in (0, 2.5, True)),
@@ -265,18 +264,3 @@ def test_reliability_against_scikit_learns_curve():
     assert table["correct"].tolist() == pytest.approx(shares.tolist())
     assert table["confidence"].tolist() == pytest.approx(means.tolist())
     assert table["questions"].sum() == 500
-
-
-@pytest.mark.parametrize(
-    ("confidence", "correct", "message"),
-    [
-        ([0.5], [True, False], "confidence has 1 rows, correct has 2"),
-        ([], [], "at least one row"),
-        ([0.5, 1.5], [True, True], "confidence, row 1: a probability in 0..1 is needed, got 1.5"),
-        ([math.nan], [True], "confidence, row 0"),
-        ([0.5], [0.5], "correct, row 0: True or False is needed, got 0.5"),
-    ],
-)
-def test_bad_confidences_are_refused(confidence, correct, message):
-    with pytest.raises(ValueError, match=message):
-        reliability(confidence, correct)

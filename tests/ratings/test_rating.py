@@ -281,21 +281,6 @@ def random_distributions():
     return np.concatenate([rng.dirichlet(np.full(101, weight), 30) for weight in (0.02, 0.3, 3)])
 
 
-def test_median_mean_and_mode_are_best_of_all_scores_at_what_they_are_for():
-    rows, grid = random_distributions(), np.array(SCORES)
-    some, distance = ratings(SCORES, *rows), abs(grid[:, None] - grid)
-
-    def cost(said, power):
-        return (rows * abs(said[:, None] - grid) ** power).sum(1)
-
-    np.testing.assert_allclose(cost(some.median(), 1), (rows @ distance).min(1), atol=1e-9)
-    least = (rows @ distance**2).min(1)
-    assert (cost(some.mean(), 2) <= least + 1e-9).all()
-    np.testing.assert_allclose(cost(some.mean(), 2), some.spread() ** 2, atol=1e-6)
-    assert (cost(some.mean(), 2) >= least - 0.05**2 - 1e-9).all()  # no further from the grid than half a step
-    np.testing.assert_array_equal(rows[np.arange(len(rows)), (some.mode() * 10).round().astype(int)], rows.max(1))
-
-
 def test_below_is_what_lies_under_the_truth_and_a_part_of_what_lies_at_it_by_hand():
     some = ratings([0, 0.3, 5, 10], *[[0.1, 0.2, 0.3, 0.4]] * 5)
     halves = SimpleNamespace(random=lambda size: np.full(size, 0.5))

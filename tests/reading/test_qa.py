@@ -144,12 +144,6 @@ def test_answers_off_the_token_boundaries_get_whole_tokens(tokenizer):
     assert labelled(rows, words) == ["world", "worlds", "worlds", "空"]
 
 
-def test_the_first_listed_answer_that_fits_is_trained(tokenizer):
-    row = make_row("一" * 10 + "钟离来自璃月" + "一" * 10, "一一一钟离来自璃月一一一", "璃月", "钟离", question="谁")
-    for max_length, answer in ((15, "璃月"), (32, "一一一钟离来自璃月一一一")):
-        assert labelled([row], tokenizer, max_length=max_length, stride=3) == [answer]
-
-
 def test_features_name_the_row_they_cannot_use(tokenizer):
     long = "空" * 5 + "一" * 6 + "空" * 9
     for context, answer, question, max_length, message in (
@@ -316,18 +310,6 @@ def test_logits_that_are_no_numbers_name_their_window(bad):
             qa.n_best(windows, broken, end, contexts)
     padded = np.hstack([start, [[bad]]])  # behind the window it does not matter
     assert qa.n_best(windows, padded, end, contexts) == qa.n_best(windows, start, end, contexts)
-
-
-def test_n_best_refuses_what_does_not_fit():
-    windows, start, end, contexts = one_question("甲乙丙", [1.0, 2.0, 0.5], [0.25, 1.0, 3.0])
-    with pytest.raises(ValueError, match=r"shape \(1, 3\) do not fit 1 windows of up to 4"):
-        qa.n_best(windows, start[:, :3], end, contexts)
-    with pytest.raises(ValueError, match="row 1 has no window"):
-        qa.n_best(windows, start, end, [*contexts, "丁"])
-    with pytest.raises(ValueError, match="pass those of all rows"):
-        qa.n_best(windows, start, end, [])
-    with pytest.raises(ValueError, match="at least 1"):
-        qa.n_best(windows, start, end, contexts, size=0)
 
 
 # --- no answer --------------------------------------------------------------------------------------------------------------
