@@ -1,6 +1,12 @@
-"""What all tests share: the tiny profile whatever the shell says, few threads, and one tokenizer."""
+"""What all tests share: the tiny profile whatever the shell says, few threads, tokenizers, and a way to kill."""
 
+import copy
 import os
+import signal
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
 
 import pytest
 
@@ -23,3 +29,27 @@ def tokenizer():
     from scripts.offline.tiny_models import build_tokenizer
 
     return build_tokenizer()
+
+
+@pytest.fixture
+def chatml(tokenizer):
+    """The same with Qwen2.5's ways: no BOS, a system text by default, <|im_end|> behind a turn and <|endoftext|> behind a text."""
+    from tokenizers import AddedToken
+
+    chatml = copy.deepcopy(tokenizer)
+    chatml.add_tokens([AddedToken(token, special=True) for token in ("<|im_start|>", "<|im_end|>", "<|endoftext|>")])
+    chatml.bos_token, chatml.eos_token, chatml.pad_token = None, "<|im_end|>", "<|endoftext|>"
+    chatml.chat_template = (files("trl") / "chat_templates/qwen2_5.jinja").read_text(encoding="utf-8")
+    return chatml
+
+
+@pytest.fixture(scope="session")
+def run_until_killed():
+    """Runs code in a process of its own, which must end itself by SIGKILL: no `finally` survives that."""
+
+    def run(code, *arguments):
+        command = [sys.executable, "-c", f"import os, signal, sys\n{code}", *map(str, arguments)]
+        ended = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
+        assert ended.returncode == -signal.SIGKILL, ended.stderr
+
+    return run

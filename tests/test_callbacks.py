@@ -3,8 +3,6 @@
 import math
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +15,6 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, Trainer, TrainerCallback
 
 from scripts.artifacts import last_complete_checkpoint
 from scripts.callbacks import LossPlotCallback, StopOnNaN, loss_table, memory_advice, plot_losses
-from scripts.profiles import ROOT
 
 # What Trainer logs for two epochs of two steps, logged each step and evaluated each epoch.
 LOG = [
@@ -38,9 +35,6 @@ def test_the_table_has_a_row_a_step_and_each_figure_once():
     table = loss_table([*LOG, again])
     assert list(table) == list(loss_table([])) == ["step", "epoch", "train_loss", "eval_loss"]
     np.testing.assert_array_equal(table.to_numpy(), TABLE)
-
-
-# ----- a training that is watched
 
 
 def tiny_model():
@@ -94,16 +88,6 @@ def uninterrupted(tmp_path_factory):
     return folder, run.model.state_dict()
 
 
-def test_a_training_leaves_its_curve_as_png_and_csv(uninterrupted):
-    folder, _ = uninterrupted
-    table = pd.read_csv(folder / "loss.csv")
-    assert table["step"].tolist() == [2, 4, 5, 6, 8, 10]  # 5: StopOnNaN has an epoch's last step logged
-    assert table.dropna(subset="eval_loss")["epoch"].tolist() == [1.0, 2.0]
-    assert table["train_loss"].notna().all() and table["train_loss"].iloc[-1] < table["train_loss"].iloc[0]
-    assert (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
-    assert sorted(os.listdir(folder)) == ["checkpoints", "loss.csv", "loss.png"]  # no temporary file is left
-
-
 class KillAtStep8(TrainerCallback):
     """A SIGKILL in the middle of an epoch."""
 
@@ -112,16 +96,20 @@ class KillAtStep8(TrainerCallback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_killed_and_resumed_curve_and_weights_equal_those_of_an_uninterrupted_training(uninterrupted, tmp_path):
+def test_killed_and_resumed_curve_and_weights_equal_those_of_an_uninterrupted_training(
+    uninterrupted, tmp_path, run_until_killed
+):
     folder, weights = uninterrupted
+    table = pd.read_csv(folder / "loss.csv")
+    assert table["step"].tolist() == [2, 4, 5, 6, 8, 10]  # 5: StopOnNaN has an epoch's last step logged
+    assert table.dropna(subset="eval_loss")["epoch"].tolist() == [1.0, 2.0]
+    assert sorted(os.listdir(folder)) == ["checkpoints", "loss.csv", "loss.png"]  # no temporary file is left
     code = (
-        "import sys; from pathlib import Path; from tests.test_callbacks import *\n"
+        "from pathlib import Path; from tests.test_callbacks import *\n"
         "folder = Path(sys.argv[1])\n"
         "trainer(tiny_model(), folder, [LossPlotCallback(folder), StopOnNaN('A'), KillAtStep8()]).train()"
     )
-    command = [sys.executable, "-c", code, str(tmp_path)]
-    killed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    run_until_killed(code, tmp_path)
     checkpoint = last_complete_checkpoint(tmp_path / "checkpoints")
     assert Path(checkpoint).name == "checkpoint-5"
 
@@ -133,9 +121,6 @@ def test_killed_and_resumed_curve_and_weights_equal_those_of_an_uninterrupted_tr
     assert (tmp_path / "loss.csv").read_text() == (folder / "loss.csv").read_text()
     assert all(weight.equal(weights[name]) for name, weight in run.model.state_dict().items())
     assert titles[0].startswith("step 6 of 10, resumed at 5, ") and "left" not in titles[-1]
-
-
-# ----- the plot
 
 
 def state(step=4, of=10, log=LOG, main=True):
@@ -179,26 +164,22 @@ def test_in_a_notebook_one_figure_is_redrawn_in_place(tmp_path, monkeypatch):
     assert calls == ["new", "update"]
 
 
-# ----- the stop on NaN
-
-
 def saved_checkpoints(folder):
     return sorted(path.name for path in (folder / "checkpoints").glob("checkpoint-*"))
 
 
-def test_a_bad_loss_ends_the_training_before_a_checkpoint_of_it(tmp_path):
-    """From step 10 on, an epoch's last: nothing but StopOnNaN has that step logged before its checkpoint."""
-    run = trainer(Losing(NAN, at=10), tmp_path, [StopOnNaN("COOKBOOK_LEARNING_RATE")], logging_steps=1000)
-    with pytest.raises(FloatingPointError, match=r"at step 10: training stopped.*COOKBOOK_LEARNING_RATE"):
+BY_STEPS = {"save_strategy": "steps", "save_steps": 3, "eval_strategy": "no"}
+
+
+@pytest.mark.parametrize(("at", "settings", "left"), [(10, {}, 5), (6, BY_STEPS, 3)])  # 10: an epoch's last
+def test_a_bad_loss_ends_the_training_before_a_checkpoint_of_it(tmp_path, at, settings, left):
+    """Nothing but StopOnNaN has that step logged before its checkpoint."""
+    run = trainer(Losing(NAN, at), tmp_path, [StopOnNaN("COOKBOOK_LEARNING_RATE")], logging_steps=1000, **settings)
+    with pytest.raises(
+        FloatingPointError, match=rf"loss is nan at step {at}: training stopped.*COOKBOOK_LEARNING_RATE"
+    ):
         run.train()
-    assert saved_checkpoints(tmp_path) == ["checkpoint-5"]
-
-
-def test_so_it_does_where_checkpoints_are_saved_by_steps(tmp_path):
-    settings = {"logging_steps": 1000, "save_strategy": "steps", "save_steps": 3, "eval_strategy": "no"}
-    with pytest.raises(FloatingPointError, match="loss is nan at step 6"):
-        trainer(Losing(NAN, at=6), tmp_path, [StopOnNaN("COOKBOOK_LEARNING_RATE")], **settings).train()
-    assert saved_checkpoints(tmp_path) == ["checkpoint-3"]
+    assert saved_checkpoints(tmp_path) == [f"checkpoint-{left}"]
 
 
 def test_without_it_trainer_saves_a_model_of_nan(tmp_path):
@@ -250,21 +231,15 @@ def test_cudnns_attention_is_named_where_it_can_be_the_cause_and_only_there(devi
     assert ("enable_cudnn_sdp(False)" in str(error.value)) == (device == "cuda" and cudnn_on)
 
 
-def test_it_refuses_to_watch_a_loss_that_trainer_filters(tmp_path):
-    run = trainer(Losing(1.0, at=1), tmp_path, [StopOnNaN("COOKBOOK_LEARNING_RATE")], logging_nan_inf_filter=True)
+def test_it_refuses_to_watch_a_loss_that_trainer_filters():
     with pytest.raises(ValueError, match="set logging_nan_inf_filter=False"):
-        run.train()
+        StopOnNaN("A").on_train_begin(SimpleNamespace(logging_nan_inf_filter=True), state(0), TrainerControl())
 
 
-def test_a_real_allocation_that_fails_becomes_advice():
+def test_a_real_allocation_that_fails_becomes_advice_and_other_errors_pass_through():
     with pytest.raises(MemoryError) as error, memory_advice("halve COOKBOOK_A", "a smaller COOKBOOK_B"):
         torch.empty(2**46, dtype=torch.float32)  # 256 TiB
     assert isinstance(error.value.__cause__, RuntimeError)
     assert str(error.value).startswith("out of memory. In this order: halve COOKBOOK_A; a smaller COOKBOOK_B. A rerun")
-
-
-def test_other_errors_pass_through_as_they_are():
-    other = RuntimeError("shapes differ")
-    with pytest.raises(RuntimeError) as error, memory_advice("halve the batch"):
-        raise other
-    assert error.value is other
+    with pytest.raises(RuntimeError, match="shapes differ"), memory_advice("halve the batch"):
+        raise RuntimeError("shapes differ")

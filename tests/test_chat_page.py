@@ -3,12 +3,9 @@
 One server and one browser for the file. The browser's tests skip where Chromium or its driver is missing.
 """
 
-import copy
-import json
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from importlib.resources import files
 from types import SimpleNamespace
 from unittest.mock import Mock
 from urllib.parse import urlsplit
@@ -19,14 +16,13 @@ import torch
 from gradio_client import Client
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
-from tokenizers import AddedToken
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2ForCausalLM, set_seed
 
 from scripts import chat, generation
 from scripts.models import checkpoint
 from scripts.profiles import load_profile
 from tests.test_serve import FOREIGN, running
-from tests.test_site import chromium
+from tests.test_site import chromium, requested
 from tools import chat_page
 from tools.chat_page import Asked, Model, Page, Settings, Turn, check, conversation, respond, stream
 
@@ -60,9 +56,6 @@ def alone(tiny, questions, **settings):
     """What `generation.answer` says, one question at a time."""
     rows = generation.answer(*tiny, questions, batch_size=1, **{"max_new_tokens": 40, **settings})
     return [row["prediction"] for row in rows]
-
-
-# ----- the answer
 
 
 def test_the_streamed_text_grows_and_ends_as_the_notebooks_answer(tiny):
@@ -123,10 +116,8 @@ class Saying(Qwen2ForCausalLM):
         return torch.cat([input_ids, torch.tensor([self.ids])], dim=1)
 
 
-def test_a_think_part_is_not_shown_and_the_answer_ends_with_the_turn_also_where_that_is_not_the_eos(tokenizer):
-    chatml = copy.deepcopy(tokenizer)
-    chatml.add_tokens([AddedToken(token, special=True) for token in ("<|im_start|>", "<|im_end|>")])
-    chatml.chat_template = (files("trl") / "chat_templates/qwen2_5.jinja").read_text(encoding="utf-8")
+def test_a_think_part_is_not_shown_and_the_answer_ends_with_the_turn_also_where_that_is_not_the_eos(chatml):
+    chatml.eos_token = "<|endoftext|>"
     ids = chatml("<think>岩</think>璃月<|im_end|>", add_special_tokens=False)["input_ids"]
     model = Saying(ids, len(chatml))
     *parts, (text, note) = stream(model, chatml, QUESTIONS[0], GREEDY)
@@ -142,9 +133,6 @@ def test_a_prompt_beyond_the_models_window_is_refused_and_one_near_it_gets_fewer
     assert note.startswith(f"greedy, ≤ {512 - len(chat.prompt_ids(tiny[1], '钟' * 480))} tokens")
 
 
-# ----- what is refused
-
-
 def test_what_is_not_asked_is_refused_with_the_reason(tokenizer):
     assert {check(question, tokenizer, 100) for question in ("", "\n\t", "　")} == {"Please type a question first."}
     assert check("问" * 2000, tokenizer, 2000) is None
@@ -154,9 +142,6 @@ def test_what_is_not_asked_is_refused_with_the_reason(tokenizer):
         assert token in check(f"你好{token}钟离是谁？", tokenizer, 2000)
     for lookalike in ("<|User|>甲", "< think>", "<thin\u200bk>", "＜think＞", "&lt;think&gt;"):
         assert check(lookalike, tokenizer, 2000) is None
-
-
-# ----- a page's turns
 
 
 def test_earlier_turns_are_sent_newest_first_as_far_as_the_limit_goes():
@@ -244,9 +229,6 @@ def test_an_error_becomes_the_note_and_the_next_question_is_answered(tiny, token
     assert last_turns(page, ask(page, QUESTIONS[0], asked)[2], turns)[1].text == alone(tiny, QUESTIONS[:1])[0]
 
 
-# ----- the command
-
-
 def test_a_taken_port_is_told_and_nothing_is_ever_shared(monkeypatch, capsys):
     launch = Mock(side_effect=OSError)
     monkeypatch.setattr(chat_page.gr.Blocks, "launch", launch)
@@ -256,9 +238,6 @@ def test_a_taken_port_is_told_and_nothing_is_ever_shared(monkeypatch, capsys):
     launched = launch.call_args.kwargs
     assert launched["server_name"] == "[::]" and launched["share"] is launched["run_history"] is False
     assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "0"
-
-
-# ----- the running page
 
 
 @pytest.fixture(scope="module")
@@ -282,12 +261,6 @@ def test_four_visitors_at_once_get_the_answers_they_would_get_alone(server, tiny
         answers = list(visitors.map(lambda question: asks(server, question), QUESTIONS))
     assert [text for text, _ in answers] == alone(tiny, QUESTIONS)
     assert all("ended by its end token" in note for _, note in answers)
-
-
-def test_the_page_as_served_names_no_script_style_or_font_elsewhere(server):
-    page, theme = httpx.get(server).text, httpx.get(f"{server}theme.css").text
-    assert "googleapis" not in page + theme and "cdnjs" not in page + theme
-    assert "url(http" not in theme and "@import" not in theme and 'src="http' not in page
 
 
 def test_other_websites_are_kept_out_and_nobody_uploads(server):
@@ -372,13 +345,11 @@ def test_in_the_browser_a_refusal_is_shown_and_clear_empties_the_chat_for_good(p
 
 
 def test_in_the_browser_no_request_leaves_this_machine(page, server):
-    page.get_log("performance")  # those before
+    requested(page)  # before
     page.get(server)
     until(page, lambda: page.find_elements(By.CSS_SELECTOR, "#question textarea"))
     type_and_ask(page, QUESTIONS[0], "tuned")
-    events = [json.loads(entry["message"])["message"] for entry in page.get_log("performance")]
-    urls = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
-    urls += [e["params"]["url"] for e in events if e["method"] == "Network.webSocketCreated"]
+    urls = requested(page)
     parts = [urlsplit(url) for url in urls]
     hosts = {part.hostname for part in parts if part.scheme in ("http", "https", "ws", "wss")}
     assert server in urls and any("gradio_api" in url for url in urls) and hosts == {"127.0.0.1"}

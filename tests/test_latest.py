@@ -1,6 +1,5 @@
 """`make latest` without an installation: what is asked for, what pytest's records say, the report, the exit status."""
 
-import os
 import subprocess
 import sys
 from xml.sax.saxutils import quoteattr
@@ -38,55 +37,37 @@ def test_a_real_record_of_pytest_and_nbmake_is_read(tmp_path):
     ]
 
 
-# What stands for the new environment's Python: it notes how it is called, and fails where a file says so.
-FAKE = """#!/bin/sh
-echo "$*" >> calls.txt
-case "$*" in
-  *"pip install --upgrade"*) if [ -f conflict.txt ]; then cat conflict.txt; exit 1; fi;;
-  *"--outdated"*) printf 'Package Version Latest Type\\n------- -------\\nnumpy   2.4.6   2.9    wheel\\nunasked 1 2 wheel\\n';;
-  *"pip list"*) printf 'Bert_Score==0.3.13\\nnumpy==2.4.6+cpu\\nTorch==2.14.0+cpu\\n';;
-  *"-m pip"*) ;;
-  *"-m pytest"*) cp record.xml outputs/latest/step3.xml; exit 1;;
-  *) exec "%s" "$@";;
-esac
-"""
-VENV = '#!/bin/sh\n[ "$2" = venv ] && mkdir -p outputs/latest/.venv/bin && cp fake.sh outputs/latest/.venv/bin/python\n'
 MORE = "\n#   vllm==0.20\n"
 PINNED = (
     f'torch==2.13.0  # tensors\nnumpy == 2.4.6\nbert-score[a, b]==0.3.13\nuvloop==0.22 ; sys_platform != "win32"{MORE}'
 )
 ASKED = f'torch  # tensors\nnumpy\nbert-score[a, b]\nuvloop ; sys_platform != "win32"{MORE}'
 ERRORS = {"test_own.py::test_x": "AttributeError: gone"} | {f"test_{n:02}": "Error: same" for n in range(23)}
+INSTALLED = "Bert_Score==0.3.13\nnumpy==2.4.6+cpu\nTorch==2.14.0+cpu\n"
+OUTDATED = "Package Version Latest Type\n------- -------\nnumpy   2.4.6   2.9    wheel\nunasked 1 2 wheel\n"
+STEPS = [
+    f"{sys.executable} -c 'print(1)'",
+    f"{sys.executable} -c 'raise SystemExit(\"ruff: 3 errors\")'",
+    "sh -c 'echo $* > called.txt; cp record.xml outputs/latest/step3.xml; exit 1' -m pytest -x tests",
+    "touch last.txt",
+]
 
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """A project of four pins, a make that says the steps, and an environment whose Python is FAKE."""
-    root = tmp_path / "项 目"
-    (root / "outputs/latest").mkdir(parents=True)
-    (root / "outputs/latest/old.txt").touch()
-    (root / "requirements.txt").write_text(PINNED)
+    """A project of four pins, where lists and record are there and nothing is installed."""
     cases = [f"<testcase name='{n}'><failure message={quoteattr(e)}/></testcase>" for n, e in ERRORS.items()]
     suite = f"<testsuite tests='25' failures='24' errors='0' skipped='1'>{''.join(cases)}</testsuite>"
-    (root / "record.xml").write_text(f"<testsuites>{suite}</testsuites>")
-    steps = [
-        f"{PYTHON} -c 'print(1)'",
-        f"unset A; export B=1; {PYTHON} -c 'raise SystemExit(\"ruff: 3 errors\")'",
-        f"{PYTHON} -m pytest -x \\\n  tests",
-        "touch last.txt",
-    ]
-    (root / "steps.txt").write_text("\n".join(steps) + "\n")
-    (tmp_path / "bin").mkdir()
-    make = '#!/bin/sh\necho "$* flags:$MAKEFLAGS" >> make.txt\ncat steps.txt\n'
-    python = tmp_path / "bin" / "python"
-    for path, text in ((python.with_name("make"), make), (python, VENV), (root / "fake.sh", FAKE % sys.executable)):
-        path.write_text(text)
-        path.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("MAKEFLAGS", "n")
-    monkeypatch.setattr(latest, "ROOT", root)
-    monkeypatch.setattr(latest, "INSTALL", [f"'{python}' -m venv --clear outputs/latest/.venv", *latest.INSTALL[1:]])
-    return root
+    record = f"<testsuites>{suite}</testsuites>"
+    written = {"requirements.txt": PINNED, "record.xml": record, "installed.txt": INSTALLED, "outdated.txt": OUTDATED}
+    for name, text in written.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "outputs/latest").mkdir(parents=True)
+    (tmp_path / "outputs/latest/old.txt").touch()
+    monkeypatch.setattr(latest, "ROOT", tmp_path)
+    monkeypatch.setattr(latest, "INSTALL", ["true", "cp installed.txt outdated.txt outputs/latest"])
+    monkeypatch.setattr(latest, "commands", lambda: STEPS)
+    return tmp_path
 
 
 def report_of(project):
@@ -102,39 +83,35 @@ def test_every_step_is_tried_and_the_report_says_what_moved_and_what_broke(proje
     assert "23 x\n\n    Error: same\n\n- `test_00`\n" in text and "- `test_19`\n- and 3 more\n" in text
     assert "\n1 x\n\n    AttributeError: gone\n\n- `test_own.py::test_x`\n" in text
     assert "\n1 x\n\n    ruff: 3 errors\n" in text
-    assert "| `pytest -x    tests` | **failed** | 25 | 24 | 0 | 1 | 0.0 |" in text
+    assert "-m pytest -x tests` | **failed** | 25 | 24 | 0 | 1 | 0.0 |" in text
     assert "unasked" not in text and "test_20" not in text
     states = [row.split(" | ")[1] for row in text.splitlines() if row.startswith("| `")]
-    assert states == ["ok"] * 7 + ["**failed**"] * 2 + ["ok"], "a step that fails does not end the others"
+    assert states == ["ok"] * 3 + ["**failed**"] * 2 + ["ok"], "a step that fails does not end the others"
     left = {path.name for path in (project / "outputs/latest").iterdir()}
-    assert {"installed.txt", "report.md", "step2.log", "step3.xml"} < left and "old.txt" not in left
-    assert (project / "requirements.txt").read_text() == PINNED, "nothing is edited"
-    asked = (project / "make.txt").read_text().split()
-    assert {"-n", "test", f"VENV={PYTHON}", f"INSTALLED={latest.STAMP}"} < {*asked}
-    assert asked[-1] == "flags:", "what an outer make was asked is not passed on"
-    assert "-m pytest -x tests --maxfail=0 " in (project / "calls.txt").read_text(), "all failures, in spite of -x"
-
-
-def test_only_install_takes_names_without_pins_and_tries_no_step(project):
-    assert latest.main(["--only-install"]) == 0
-    calls = (project / "calls.txt").read_text().splitlines()
-    assert calls[0] == "-m pip install --upgrade -r outputs/latest/asked.txt" and calls[1].endswith(" -e .")
+    assert {"asked.txt", "report.md", "step2.log", "step3.xml"} < left and "old.txt" not in left
     assert (project / "outputs/latest/asked.txt").read_text() == ASKED
+    assert (project / "requirements.txt").read_text() == PINNED, "nothing is edited"
+    assert "-x tests --maxfail=0 " in (project / "called.txt").read_text(), "all failures, in spite of -x"
+
+
+def test_only_install_tries_no_step(project):
+    assert latest.main(["--only-install"]) == 0
     assert "torch==2.14.0" in report_of(project) and "## Nothing broke" in report_of(project)
-    assert not (project / "make.txt").exists(), "no step was tried"
-    assert (project / latest.STAMP).read_text() == f"{project}\n", "as the Makefile writes it"
+    assert not (project / "last.txt").exists()
 
 
-def test_a_conflict_is_told_with_pips_first_error_and_no_step_is_tried(project):
+def test_a_conflict_is_told_with_pips_first_error_and_no_step_is_tried(project, monkeypatch):
     conflict = "ERROR: Cannot install torch and numpy because these package versions have conflicting dependencies."
     said = f"Collecting torch\n{conflict}\n\nThe conflict is...\nERROR: ResolutionImpossible\n"
     (project / "conflict.txt").write_text(said)
+    monkeypatch.setattr(latest, "INSTALL", ["cat conflict.txt; false", "touch last.txt"])
     assert latest.main([]) == 1
     assert f"\n    {conflict}\n" in report_of(project) and "ResolutionImpossible" not in report_of(project)
-    assert "What moved" not in report_of(project) and not (project / "make.txt").exists()
+    assert "What moved" not in report_of(project) and not (project / "last.txt").exists()
 
 
-def test_the_projects_own_pins_are_read_and_its_steps_are_lint_unit_tests_notebooks_and_runs():
+def test_the_projects_own_pins_are_read_and_its_steps_are_lint_unit_tests_notebooks_and_runs(monkeypatch):
+    monkeypatch.setenv("MAKEFLAGS", "s")  # what an outer make was asked is not passed on
     own = (latest.ROOT / "requirements.txt").read_text(encoding="utf-8")
     assert {pin["name"].lower(): pin["version"] for pin in latest.PIN.finditer(own)} == pins()
     said = "\n".join(latest.commands())

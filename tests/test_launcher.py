@@ -89,11 +89,9 @@ def test_processes_that_do_not_fit_the_gpus_are_refused(monkeypatch, gpus, proce
     ("text", "why"),
     [
         (b"- MULTI_GPU", "no `name: value` lines"),
-        (b"distributed_type: [", "while parsing a flow node"),
         (b"\xff\xfe", "can't decode byte"),
         (b"num_machines: 2", "A `distributed_type` must be specified"),
         (b"distributed_type: NO", "distributed_type is False; a name is right, 'NO' in quotes"),
-        (b"distributed_type: MANY", "'MANY' is not a valid DistributedType"),
         (b"{distributed_type: FSDP, num_machines: '2'}", "num_machines is '2'; a whole number from 1 is right"),
     ],
 )
@@ -105,8 +103,7 @@ def test_a_config_that_accelerate_would_not_take_is_an_error_that_says_why(tmp_p
     assert "; configs/data_parallel.yaml is one\n" in said
 
 
-@pytest.mark.parametrize("processes", ["0", "-1"])
-def test_a_number_of_processes_that_makes_no_sense_is_refused(processes, capsys):
+def test_a_number_of_processes_that_makes_no_sense_is_refused(capsys):
     with pytest.raises(SystemExit):
-        launcher.main(["--nb", "02", "--processes", processes])
+        launcher.main(["--nb", "02", "--processes", "0"])
     assert "a whole number from 1" in capsys.readouterr().err

@@ -43,9 +43,6 @@ def outputs(path):
     return [output for cell in nbformat.read(path, 4).cells for output in cell.get("outputs", [])]
 
 
-# --- without a kernel
-
-
 def test_notebooks_come_in_order_and_others_are_left_out(toy):
     root, _ = toy
     with pytest.raises(runner.RunError, match=r"notebooks/ has no notebook with a name like 01_topic\.ipynb"):
@@ -95,7 +92,6 @@ IMPORTS = {
         ("scripts/shared.py", MODULES["shared"].replace("Says", "Tells").replace("why", "how"), ""),
         ("scripts/shared.py", MODULES["shared"].replace("return x", "return -x"), "a b c d"),
         ("scripts/shared.py", "def (", "a b c d"),  # found when the notebook runs
-        ("scripts/deep/__init__.py", "x = 1", "a b c d"),
         ("scripts/deep/late.py", "x = 1", "c d"),
         ("scripts/magic.py", "x = 1", "d"),  # code that is no plain Python may import anything
         ("scripts/new.pyc", "compiled", ""),
@@ -179,9 +175,6 @@ def test_the_table_has_a_row_for_each_notebook_and_a_sum_and_long_figures_go_on_
     column = printed[2].index("figure-0")
     assert more and max(map(len, printed)) <= 120
     assert all(line[:column].isspace() and not line[column].isspace() for line in printed[3:-1])
-
-
-# --- with a kernel
 
 
 def test_a_run_fails_goes_on_and_is_repeated_in_full(toy, capsys):

@@ -61,9 +61,6 @@ def splits(rows):
     return split(rows, seed=42)
 
 
-# ---------------------------------------------------------------- expand
-
-
 def test_rows_of_a_woman_and_a_man_by_hand():
     shi = {"性别": "少年男性", "国籍": "海州", "元素力": "水元素", "身份": "船工", "性格特征": "少言"}
     rows = expand({"阿兰": LAN, "石生": shi}, TEMPLATES)
@@ -111,9 +108,6 @@ def test_duplicates_by_hand():
         split(rows, seed=0)
 
 
-# ---------------------------------------------------------------- bad files
-
-
 def text(value):
     return json.dumps(value, ensure_ascii=False)
 
@@ -136,7 +130,7 @@ def answers(answer):
 
 LISTED = "性别, 国籍, 元素力, 身份, 性格特征"
 RECORD = f"a record has exactly {LISTED}"
-FORM, TWICE = "exactly question and answer are right", "stands more than once; once is right"
+FORM = "exactly question and answer are right"
 Q, IN_Q = "国籍-01, question:", "{name}, {honorific}, {pronoun} are right here"
 A, IN_A = "国籍-01, answer:", "{name}, {value} are right here"
 BRACE = "as an unfilled placeholder has; plain text is right"
@@ -149,16 +143,14 @@ BAD_CHARACTERS = [
     (lan(国籍=7), "阿兰, 国籍: 7 is no text; a text in quotes is right"),
     (text({"阿兰": "灯匠"}), f"阿兰: '灯匠' is no record; {RECORD}"),
     (text([LAN]), "no characters; an object {name: record} is right"),
-    (text({}), "no characters; an object {name: record} is right"),
     (lan(国籍="云\n梦 "), "阿兰, 国籍: stray whitespace in '云\\n梦 '; '云 梦' is right"),
     (text({" 阿兰": LAN}), "name ' 阿兰': stray whitespace in ' 阿兰'; '阿兰' is right"),
     (lan(身份="{name}的徒弟"), f"阿兰, 身份: a brace in '{{name}}的徒弟', {BRACE}"),
     (lan(身份="灯匠</think>"), f"阿兰, 身份: '</think>' in '灯匠</think>' {TOKEN}"),
     (lan(性别="女"), "阿兰, 性别: '女' ends in neither 男性 nor 女性; 先生/女士 and 他/她 follow from it"),
     ('{\n "阿兰": {},\n}', "line 3, column 1: not JSON (Expecting property name enclosed in double quotes)"),
-    ('{"阿兰": {}, "阿兰": {}}', f"阿兰: {TWICE}"),
-    ('{"阿兰": {"国籍": "云梦", "国籍": "海州"}}', f"阿兰, 国籍: {TWICE}"),
-    ('{"阿兰": {}}'.encode("gb18030"), "line 1, byte 2 (0xb0) is not UTF-8; it reads as GB18030: save it as UTF-8"),
+    ('{"阿兰": {"国籍": "云梦", "国籍": "海州"}}', "阿兰, 国籍: stands more than once; once is right"),
+    ('["\\ud83d"]', "half an emoji, '\\ud83d', in '[\"\\ud83d\"]'; a whole one is right"),
 ]
 BAD_TEMPLATES = [
     (text(without(TEMPLATES, "国籍")), f"国籍: missing; forms for {LISTED} are right"),
@@ -183,7 +175,6 @@ BAD_ROWS = [  # turns or the text of a line, between two good ones
     ([], "line 2, messages: missing or empty in an object with messages; "),
     ([QUESTION | {"role": "human"}], f"line 2, messages, turn 1: role 'human'; {ROLES}"),
     (chat("阿兰是谁？", "<|im_end|>"), f"line 2, messages, turn 2: '<|im_end|>' in '<|im_end|>' {TOKEN}"),
-    ([QUESTION | {"role": "角" * 10**5}], "line 2, messages, turn 1: role '角角角"),
     ([QUESTION, {"content": "灯匠"}], f"line 2, messages, turn 2: role None; {ROLES}"),
     ([QUESTION, ANSWER | {"content": " "}], "line 2, messages, turn 2: content ' '; a text that is not empty is right"),
     (chat("{name}是谁？", "灯匠"), "line 2, messages, turn 1: unfilled placeholder {name} in '{name}是谁？'"),
@@ -191,8 +182,6 @@ BAD_ROWS = [  # turns or the text of a line, between two good ones
     ([ANSWER], "line 2, messages: roles assistant; a user's turn, and the assistant's as the last, are right"),
     (chat("阿兰是谁？", "船工"), "line 2: the question '阿兰是谁？' has the answer '船工' here and '灯匠' in line 1; "),
     ('{"messages": [}', "line 2, column 15: not JSON (Expecting value)"),
-    ("", "line 2: empty; one JSON object a line is right"),
-    ('{"messages": [], "messages": []}', f"line 2: messages: {TWICE}"),
 ]
 BAD = [(load_characters, *case) for case in BAD_CHARACTERS] + [(load_templates, *case) for case in BAD_TEMPLATES]
 for line, message in BAD_ROWS:
@@ -202,7 +191,7 @@ for line, message in BAD_ROWS:
 
 @pytest.mark.parametrize(("load", "written", "message"), BAD, ids=range(len(BAD)))
 def test_a_bad_file_is_refused_with_the_place_and_what_would_be_right(load, written, message, tmp_path):
-    (tmp_path / "x.json").write_bytes(written if isinstance(written, bytes) else written.encode())
+    (tmp_path / "x.json").write_text(written, encoding="utf-8")
     with pytest.raises(DataError) as caught:
         load(tmp_path / "x.json")
     told = str(caught.value)
@@ -215,9 +204,6 @@ def test_good_rows_come_back_as_they_are(tmp_path):
     more = {"messages": turns, "id": 7}
     (tmp_path / "r.jsonl").write_text(f"{text(GOOD)}\n{text(more)}", encoding="utf-8")
     assert load_rows(tmp_path / "r.jsonl") == [GOOD, more]
-
-
-# ---------------------------------------------------------------- the shipped data
 
 
 def test_enough_characters_forms_and_rows(characters, templates, rows):
@@ -247,9 +233,6 @@ def test_every_row_holds_its_fact_and_titles_and_pronouns_that_agree_with_gender
         assert not any(word in question for word in wrong), row
         told += any(word in question for word in right)
     assert told > 1_000
-
-
-# ---------------------------------------------------------------- splits
 
 
 def keys(dataset):
@@ -328,9 +311,3 @@ def test_too_few_characters_or_forms_are_said(characters, templates):
     alike = {"国籍": templates["国籍"][:3]}  # two of three held out would leave one: not as many
     with pytest.raises(DataError, match="国籍: 1 forms can be held out, 2 are wanted; at least as many"):
         split(expand(characters, alike), seed=0, phrasings=2)
-
-
-def test_half_an_emoji_is_refused_where_it_stands(tmp_path):
-    (tmp_path / "c.json").write_text('{"阿兰": {"身份": "灯匠\\\\ud83d"}}'.replace("\\\\", "\\"), encoding="utf-8")
-    with pytest.raises(DataError, match=r"c\.json: half an emoji, '\\ud83d', in '.*灯匠"):
-        load_characters(tmp_path / "c.json")

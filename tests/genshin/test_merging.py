@@ -1,30 +1,21 @@
 """A merge equals base + adapter, holds all that a server needs, and never takes the place of something else."""
 
-import copy
 import json
 import os
 import re
 from contextlib import nullcontext
-from importlib.resources import files
 
 import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from tokenizers import AddedToken
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, Qwen2Config, Qwen2ForCausalLM, set_seed
 
 from scripts import chat
 from scripts.artifacts import fingerprint, read_json, write_json
 from scripts.genshin import merging
-from scripts.genshin.merging import (
-    compare_logits,
-    merge,
-    merge_receipt,
-    prompt_logits,
-    set_aside_stale,
-)
+from scripts.genshin.merging import compare_logits, merge, merge_receipt, prompt_logits, set_aside_stale
 from scripts.models import base_fingerprint, identity, same_base
 
 CPU = torch.device("cpu")
@@ -80,9 +71,6 @@ def read(folder):
     return AutoModelForCausalLM.from_pretrained(folder)
 
 
-# ----- the same model
-
-
 def test_the_merged_weights_are_base_plus_scaled_product(places):
     """W + alpha / r * B A, computed from the files."""
     base = load_file(f"{places['base']}/model.safetensors")
@@ -121,9 +109,6 @@ def test_the_sum_in_memory_is_exact_where_the_stored_16_bits_are_not(places, pro
     assert receipt["max difference"] > 0.01, "a merge of something else shows"
 
 
-# ----- what is in the folder
-
-
 def test_the_folder_holds_safetensors_tokenizer_template_and_settings_and_no_pickle(places):
     config = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
     assert set(os.listdir(places["merged"])) == {"model.safetensors", "merge.json", *config}
@@ -136,25 +121,15 @@ def test_the_folder_holds_safetensors_tokenizer_template_and_settings_and_no_pic
     assert not [name for name in os.listdir(places["merged"].parent) if name.startswith(".")]
 
 
-def test_a_server_that_reads_the_folder_builds_the_prompt_that_was_trained(places, tokenizer):
+def test_the_folders_settings_are_the_bases_but_for_the_tokens_that_end(places, tokenizer):
     saved = AutoTokenizer.from_pretrained(places["merged"])
-    for question in QUESTIONS:
-        message = [{"role": "user", "content": question}]
-        served = saved.apply_chat_template(message, add_generation_prompt=True, return_dict=False)
-        assert served == chat.prompt_ids(tokenizer, question)
-        assert saved.decode(served).endswith("<｜Assistant｜><think>\n\n</think>\n\n")
     assert tokenizer.chat_template != saved.chat_template, "the tokenizer given keeps its own"
     settings = GenerationConfig.from_pretrained(places["merged"])
     assert (settings.eos_token_id, settings.pad_token_id) == (tokenizer.eos_token_id, tokenizer.pad_token_id)
     assert (settings.do_sample, settings.temperature, settings.top_p) == (True, 0.6, 0.95), "the rest stays"
 
 
-def test_a_merge_of_a_chatml_model_ends_where_its_turns_do(places, tokenizer, tmp_path):
-    """Qwen2.5's ways: no BOS, a system text by default, <|im_end|> behind a turn and <|endoftext|> behind a text."""
-    chatml = copy.deepcopy(tokenizer)
-    chatml.add_tokens([AddedToken(token, special=True) for token in ("<|im_start|>", "<|im_end|>", "<|endoftext|>")])
-    chatml.bos_token, chatml.eos_token, chatml.pad_token = None, "<|im_end|>", "<|endoftext|>"
-    chatml.chat_template = (files("trl") / "chat_templates/qwen2_5.jinja").read_text(encoding="utf-8")
+def test_a_merge_of_a_chatml_model_ends_where_its_turns_do(chatml, tmp_path):
     base = save_base(tmp_path / "base", chatml, seed=0, eos_token_id=chatml.pad_token_id)
     settings = GenerationConfig(eos_token_id=[chatml.eos_token_id, chatml.pad_token_id])
     settings.save_pretrained(base)
@@ -174,9 +149,6 @@ def test_a_merge_of_a_chatml_model_ends_where_its_turns_do(places, tokenizer, tm
         'PARAMETER stop "<|im_end|>"\nPARAMETER stop "<|endoftext|>"\n'
         "PARAMETER temperature 0\nPARAMETER repeat_penalty 1\n"
     )
-
-
-# ----- what is refused
 
 
 def contents(folder):
@@ -230,9 +202,6 @@ def test_a_merged_weight_that_is_not_finite_is_refused_and_nothing_is_written(pl
     assert os.listdir(tmp_path) == ["broken"]
 
 
-# ----- setting aside
-
-
 def fake_merge(folder, adapter, text=""):
     folder.mkdir()
     write_json(folder / "merge.json", {"base": "base", "adapter": adapter, "dtype": "torch.float32"})
@@ -252,9 +221,6 @@ def test_merges_of_another_adapter_are_set_aside_under_its_fingerprint_and_all_e
     fake_merge(target, fingerprint(adapter))  # its own
     assert set_aside_stale(target, adapter) is set_aside_stale(notes, adapter) is None
     assert target.exists() and notes.exists()
-
-
-# ----- the base's fingerprint
 
 
 def test_a_base_has_one_fingerprint_with_and_without_adapter_and_in_both_dtypes(places):
@@ -313,9 +279,6 @@ def test_a_checkpoint_in_bfloat16_has_that_fingerprint_in_float16_too(tokenizer,
     dtypes = torch.float32, torch.bfloat16, torch.float16
     loaded = [AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=dtype) for dtype in dtypes]
     assert len({base_fingerprint(model) for model in loaded}) == 1
-
-
-# ----- logits
 
 
 def test_hand_computed_differences():

@@ -11,13 +11,7 @@ from transformers import Qwen2ForCausalLM, set_seed
 
 from scripts import chat
 from scripts.files import DataError
-from scripts.genshin.trials import (
-    SmallTrainings,
-    about_others,
-    instruction_rows,
-    invented_names,
-    quiz_of,
-)
+from scripts.genshin.trials import SmallTrainings, about_others, instruction_rows, invented_names, quiz_of
 from scripts.profiles import PROFILES
 from tests.test_models import tiny
 

@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import chi2
 
 from scripts.offline import hupu_text
-from scripts.offline.hupu_text import AGAIN, FILE, REPEATED, SEED, draw_scores, known_probability, titles
+from scripts.offline.hupu_text import FILE, SEED, draw_scores, known_probability, titles
 from scripts.profiles import ROOT, shown
 from scripts.ratings import hupu
 
@@ -57,18 +57,6 @@ def test_the_committed_file_is_the_one_that_the_generator_writes(tmp_path):
     hupu_text.write(tmp_path / "made.csv")
     is_same = (tmp_path / "made.csv").read_bytes() == FILE.read_bytes()  # assert on bytes would print them
     assert is_same, f"{shown(FILE)} is out of date; `python -m scripts.offline.hupu_text` writes it anew"
-
-
-def test_what_the_reader_leaves_out_adds_up_and_it_finds_nothing_odd(file_rows, loaded):
-    frame, report = loaded
-    assert tuple(file_rows.columns) == hupu.COLUMNS and len(file_rows) == hupu_text.ROWS + AGAIN + REPEATED
-    left_out = dict(zip(report.left_out["reason"], report.left_out["rows"], strict=True))
-    scored = file_rows[file_rows["TitleScore"] != "-"]
-    again = scored.duplicated(["Introduce", "Title"]).sum()
-    assert left_out.pop("no score yet") == len(file_rows) - len(scored) == (file_rows["TitleHot"] == "0").sum()
-    assert set(left_out) == {"repeats another row", "another score for the same title"}
-    assert sum(left_out.values()) == again <= AGAIN + REPEATED and report.remarks.empty
-    assert report.rows == len(file_rows) and report.kept == len(frame) == len(scored) - again
 
 
 def readings(introduce, title):

@@ -87,8 +87,6 @@ def test_no_row_is_one_of_the_questions_to_come(made, asked_later):
     assert [question for question in shared if any(name in question for name in NAMES)] == [] and len(shared) < 3
 
 
-# ----- hand-made material
-
 SMALL_LEXICON = {
     "places": ["河边", "书店", "山上"], "acts": [["弹", "钢琴"], ["画", "风景"], ["读", "报纸"]],
     "activities": ["散步", "睡觉", "跳绳"], "moods": ["高兴", "难过", "闷闷不乐"], "times": ["昨天", "清晨"],
