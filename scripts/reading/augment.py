@@ -122,7 +122,7 @@ def _spans(row: dict) -> Iterator[tuple[int, int]]:
         for text, start in zip(answers["text"], answers["answer_start"], strict=True):
             if not row["context"].startswith(text, start):
                 raise ValueError(
-                    f"row {row['id']!r:.60}: {text!r:.60} doesn't stand at answer_start {start}; squad.load mends this"
+                    f"row {row['id']!r:.60}: {text!r:.60} doesn't stand at answer_start {start}; squad.load repairs this"
                 )
             yield start, start + len(text)
 

@@ -1,4 +1,4 @@
-"""SQuAD-style questions: read them in any of their forms, check each one, mend what is certain, list all the rest.
+"""SQuAD-style questions: read them in any of their forms, check each one, repair what is certain, list all the rest.
 
 What comes out is a *row* for each question, the flat form of `squad_v2` on the Hub and plausible answers beside it:
 
@@ -12,7 +12,7 @@ list of {"text", "answer_start"} or the two lists above. CMRC 2018's first form 
 query_id, and answers that are bare texts. Other keys are not carried over.
 
 Words used here: an *item* is a question, an answer, or a *block*: an article or paragraph in which no question can be
-found, so that nobody knows how many it held. A *fault* is one thing wrong with one item; it is *mended* where only one
+found, so that nobody knows how many it held. A *fault* is one thing wrong with one item; it is *repaired* where only one
 correction is possible, else the item is *left out*. A question left out takes its answers with it. `KINDS` says which
 fault is treated how.
 """
@@ -41,9 +41,9 @@ FEATURES = Features(
     | {"answers": ANSWERS, "plausible_answers": ANSWERS, "is_impossible": Value("bool")}
 )
 KINDS = {
-    "encoding": "The file is not UTF-8. Mended: read as UTF-16 (it has the mark) or as GB18030.",
-    "nesting": "A key is missing or of the wrong type. Left out, but for a title: mended, it becomes empty.",
-    "written otherwise": "A number as id or no id, is_impossible as text or 0, 1, answer_start as text or 6.0. Mended: it has one reading.",
+    "encoding": "The file is not UTF-8. Repaired: read as UTF-16 (it has the mark) or as GB18030.",
+    "nesting": "A key is missing or of the wrong type. Left out, but for a title: repaired, it becomes empty.",
+    "written otherwise": "A number as id or no id, is_impossible as text or 0, 1, answer_start as text or 6.0. Repaired: one reading.",
     "no questions": "An article or a paragraph with an empty list. Left out, as a block.",
     "broken characters": "U+FFFD or half an emoji: the text was damaged earlier. Left out, but for a title, as above.",
     "empty context": "Its questions are left out.",
@@ -52,15 +52,15 @@ KINDS = {
     "unanswerable with answers": "is_impossible, but an answer is given. Left out: one of the two is wrong.",
     "no answer": "No answer, and not is_impossible. Left out.",
     "empty answer": "An answer without text. Left out, the answer alone.",
-    "wrong offset": "The text does not stand at answer_start, or there is none. Mended where it stands once, else left out.",
-    "width": "Only full-width and half-width forms differ. Mended with the context's own text where one place fits.",
+    "wrong offset": "The text does not stand at answer_start, or there is none. Repaired where it stands once, else left out.",
+    "width": "Only full-width and half-width forms differ. Repaired with the context's own text where one place fits.",
     "absent": "The text does not stand in the context. Left out.",
     "no answer left": "All answers of the question were left out, and so it is.",
 }
 TRUTH = {"true": True, "false": False, "1": True, "0": False}
 RENAMED = {"context_text": "context", "query_text": "question", "query_id": "id"}  # CMRC 2018's first form
 SUFFIXES = (".json", ".jsonl")
-OUTCOMES = ("unchanged", "mended", "an answer left out", "left out")
+OUTCOMES = ("unchanged", "repaired", "an answer left out", "left out")
 ITEMS = ("questions", "answers", "plausible answers", "blocks")
 
 RIGHT = (
@@ -80,7 +80,7 @@ class Fault:
     file: str
     id: str  # of the question; where it has none, the item's path in the file, such as data[3].paragraphs[0].qas[2]
     kind: str  # a key of KINDS
-    action: str  # "mended" or "left out"
+    action: str  # "repaired" or "left out"
     detail: str  # the path, what was found, and what would be right or was taken
     item: str  # "file", or of what this is one: an entry of ITEMS
 
@@ -93,7 +93,7 @@ class Report:
     tally: Counter = field(default_factory=Counter)  # (item, "read" or an outcome) -> how many
 
     def table(self, ids: int = 3) -> pd.DataFrame:
-        """A line for each kind of fault that was found, with the first few questions; found = mended + left out."""
+        """A line for each kind of fault that was found, with the first few questions; found = repaired + left out."""
         kinds = defaultdict(list)
         for fault in self.faults:
             kinds[fault.kind].append(fault)
@@ -101,18 +101,18 @@ class Report:
             {
                 "kind": kind,
                 "found": len(kinds[kind]),
-                **{action: sum(fault.action == action for fault in kinds[kind]) for action in ("mended", "left out")},
+                **{action: sum(fault.action == action for fault in kinds[kind]) for action in ("repaired", "left out")},
                 "ids": first_few([fault.id for fault in kinds[kind]], ids),
             }
             for kind in KINDS
             if kind in kinds
         ]
-        return pd.DataFrame(lines, columns=["kind", "found", "mended", "left out", "ids"])
+        return pd.DataFrame(lines, columns=["kind", "found", "repaired", "left out", "ids"])
 
     def counts(self) -> pd.DataFrame:
         """How many were read and what became of them. In each line, read is the sum of the others.
 
-        A question with an answer mended and another left out is one "with an answer left out".
+        A question with an answer repaired and another left out is one "with an answer left out".
         An answer is left out for a fault of its own or with its question.
         """
         return pd.DataFrame(
@@ -179,7 +179,7 @@ def _read_text(file: Path, report: Report) -> str:
     if wrong:
         sample = re.search(r"[^\x00-\x7f]{1,12}", text)  # for a reader to judge whether this is nonsense
         detail = f"{wrong}; read as {encoding.upper()}, which gives {sample[0] if sample else ''!r}; save it as UTF-8"
-        report.faults.append(Fault(shown(file), shown(file), "encoding", "mended", detail, "file"))
+        report.faults.append(Fault(shown(file), shown(file), "encoding", "repaired", detail, "file"))
     return text
 
 
@@ -271,7 +271,7 @@ class _Checker:
         given = _pairs(qa.get("answers")), _pairs(_or(qa.get("plausible_answers"), []))
         for item, pairs in zip(ITEMS[1:3], given, strict=True):
             self.count(item, "read", len(pairs or []))
-        qa, mended = self.plain(where, qa)
+        qa, repaired = self.plain(where, qa)
         wrong = self.wrong(where, qa, context, context_where, given)
         label = where
         if isinstance(qa.get("id"), str) and qa["id"].strip() and not BROKEN.search(qa["id"]):
@@ -280,8 +280,8 @@ class _Checker:
         if wrong:
             self.leave_out(label, *wrong, given)
             return
-        for key, detail in mended.items():
-            self.fault("questions", label, _join(where, key), "written otherwise", "mended", detail)
+        for key, detail in repaired.items():
+            self.fault("questions", label, _join(where, key), "written otherwise", "repaired", detail)
         answers, changed = self.answers(label, _join(where, "answers"), context, given[0], "answers")
         if given[0] and not answers and not qa.get("is_impossible"):
             detail = f"all {len(given[0])} answers were left out; one at least is right"
@@ -290,7 +290,7 @@ class _Checker:
         path = _join(where, "plausible_answers")
         plausible, changed_too = self.answers(label, path, context, given[1], "plausible answers")
         title, changed_title = self.title(label, where, title)
-        changes = changed, changed_too, changed_title, "mended" if mended else "unchanged"
+        changes = changed, changed_too, changed_title, "repaired" if repaired else "unchanged"
         self.count("questions", max(changes, key=OUTCOMES.index))
         self.rows.append(
             {"id": qa["id"], "title": title, "context": context, "question": qa["question"]}
@@ -352,7 +352,7 @@ class _Checker:
         for index, (text, start) in enumerate(pairs):
             path = f"{where}[{index}]"
             pair, kind, detail = _place(context, text, start)
-            done = "unchanged" if kind is None else "mended" if pair else "left out"
+            done = "unchanged" if kind is None else "repaired" if pair else "left out"
             self.count(item, done)
             if pair:
                 kept.append(pair)
@@ -367,13 +367,13 @@ class _Checker:
         title = _or(title, "")
         if not isinstance(title, str):
             detail = f"title is {typed(title)}; a text is right, an empty one was taken"
-            self.fault("questions", label, where, "nesting", "mended", detail)
+            self.fault("questions", label, where, "nesting", "repaired", detail)
         elif BROKEN.search(title):
             detail = f"title {short(title)} has a damaged character; an empty title was taken"
-            self.fault("questions", label, where, "broken characters", "mended", detail)
+            self.fault("questions", label, where, "broken characters", "repaired", detail)
         else:
             return title, "unchanged"
-        return "", "mended"
+        return "", "repaired"
 
     def count(self, item: str, outcome: str, number: int = 1) -> None:
         self.report.tally[item, outcome] += number

@@ -39,9 +39,9 @@ def balanced(report):
     assert noted("questions", "left out") == counts.loc["questions", "left out"]
     assert noted("blocks", "left out") == counts.loc["blocks", "left out"] == counts.loc["blocks", "read"]
     for item in ("answers", "plausible answers"):
-        assert noted(item, "mended") == counts.loc[item, "mended"]
+        assert noted(item, "repaired") == counts.loc[item, "repaired"]
         assert noted(item, "left out") <= counts.loc[item, "left out"]  # others went with their question
-    assert (table["found"] == table["mended"] + table["left out"]).all()
+    assert (table["found"] == table["repaired"] + table["left out"]).all()
     assert table["found"].sum() == len(faults)
     return report
 
@@ -66,7 +66,7 @@ def loaded(source, **more):
 
 
 def line(report, item="questions"):
-    """(read, unchanged, mended, with an answer left out, left out)"""
+    """(read, unchanged, repaired, with an answer left out, left out)"""
     return tuple(int(number) for number in report.counts().loc[item])
 
 
@@ -146,7 +146,7 @@ def test_what_becomes_of_an_answer(context, text, start, kept, fault, detail):
     rows, report = checked(nested(qa((text, start)), context=context))
     assert [pairs(row) for row in rows] == ([[kept]] if kept else [])
     actions = [(one.id, one.kind, one.action, one.item) for one in report.faults]
-    expected = [("q-1", fault, "mended" if kept else "left out", "answers")] if fault else []
+    expected = [("q-1", fault, "repaired" if kept else "left out", "answers")] if fault else []
     assert actions == expected + ([] if kept else [("q-1", "no answer left", "left out", "questions")])
     path = "data[0].paragraphs[0].qas[0].answers[0]: "
     assert not fault or (report.faults[0].detail.startswith(path) and detail in report.faults[0].detail)
@@ -212,7 +212,7 @@ def test_the_later_of_two_questions_with_one_id_is_left_out():
 def test_a_bad_title_becomes_empty_and_the_question_stays():
     for title in (7, "海\ufffd", "\ud83d", ["海边"]):
         rows, report = checked(nested(qa(("灯匠", 6)), title=title))
-        assert rows[0]["title"] == "" and only(report).action == "mended" and line(report) == (1, 0, 1, 0, 0)
+        assert rows[0]["title"] == "" and only(report).action == "repaired" and line(report) == (1, 0, 1, 0, 0)
 
 
 # ---------------------------------------------------------------- nesting
@@ -330,7 +330,7 @@ def test_nested_and_flat_forms_give_the_same_rows(tmp_path):
     data = nested(qa(("灯匠", 6), ("云梦的灯匠", 0)), unanswerable)
     rows, report = checked(data)
     as_lists = [{key: row[key] for key in row if key != "is_impossible"} for row in copy.deepcopy(rows)]
-    as_lists[0]["answers"]["answer_start"][1] = 0  # the fault that was mended
+    as_lists[0]["answers"]["answer_start"][1] = 0  # the fault that was repaired
     as_objects = [row | {"answers": [dict(text=text, answer_start=at) for text, at in pairs(row)]} for row in as_lists]
     lines = tmp_path / "rows.jsonl"
     lines.write_text("".join(json.dumps(row) + "\n" for row in as_lists), encoding="utf-8")
@@ -385,12 +385,12 @@ def test_a_flat_row_without_a_key_is_named_by_its_place():
 # ---------------------------------------------------------------- files
 
 
-@pytest.mark.parametrize(("encoding", "mended"), [("utf-8", 0), ("gb18030", 1)])
-def test_another_encoding_is_a_fault_that_is_mended(encoding, mended, tmp_path):
+@pytest.mark.parametrize(("encoding", "repaired"), [("utf-8", 0), ("gb18030", 1)])
+def test_another_encoding_is_a_fault_that_is_repaired(encoding, repaired, tmp_path):
     rows, report = loaded(save(tmp_path / "x.json", GOOD, encoding))
-    assert rows == checked(GOOD)[0] and len(report.faults) == mended
+    assert rows == checked(GOOD)[0] and len(report.faults) == repaired
     for fault in report.faults:
-        assert (fault.kind, fault.action, fault.item) == ("encoding", "mended", "file")
+        assert (fault.kind, fault.action, fault.item) == ("encoding", "repaired", "file")
         assert "is not UTF-8; read as GB18030, which gives '海边'" in fault.detail
     assert line(report) == (2, 2, 0, 0, 0)
 
@@ -416,8 +416,8 @@ def test_the_table_has_a_line_a_kind_and_the_first_ids():
     lost = [qa(("铁匠", 0), ("灯匠", 6), id=f"q-{number}") for number in range(5)]
     _, report = checked(nested(*lost, qa(("铁匠", 0), ("铜匠", 0), ("灯匠", 0), id="q-5")))
     assert report.table().to_dict("records") == [
-        {"kind": "wrong offset", "found": 1, "mended": 1, "left out": 0, "ids": "q-5"},
-        {"kind": "absent", "found": 7, "mended": 0, "left out": 7, "ids": "q-0, q-1, q-2, …"},
+        {"kind": "wrong offset", "found": 1, "repaired": 1, "left out": 0, "ids": "q-5"},
+        {"kind": "absent", "found": 7, "repaired": 0, "left out": 7, "ids": "q-0, q-1, q-2, …"},
     ]
     assert report.table(ids=9)["ids"][1] == "q-0, q-1, q-2, q-3, q-4, q-5"
 
@@ -510,18 +510,18 @@ def test_more_contexts_than_one_block_are_all_compared():
         ("is_impossible", 0, False),
     ],
 )
-def test_what_is_written_otherwise_and_has_one_reading_is_mended(key, written, taken):
+def test_what_is_written_otherwise_and_has_one_reading_is_repaired(key, written, taken):
     rows, report = checked(changed((*QA, key), written))
     assert rows[0][key] == taken and type(rows[0][key]) is type(taken)
-    assert (only(report).kind, only(report).action) == ("written otherwise", "mended")
+    assert (only(report).kind, only(report).action) == ("written otherwise", "repaired")
 
 
 @pytest.mark.parametrize("start", ["6", 6.0])
-def test_an_offset_that_is_a_number_in_other_clothes_is_mended(start):
+def test_an_offset_that_is_a_number_in_other_clothes_is_repaired(start):
     rows, report = checked(changed((*QA, "answers"), [{"text": "灯匠", "answer_start": start}]))
     assert pairs(rows[0]) == [("灯匠", 6)] and (only(report).kind, only(report).action) == (
         "written otherwise",
-        "mended",
+        "repaired",
     )
 
 
@@ -531,7 +531,7 @@ def test_the_first_form_of_cmrc_2018_is_read():
     assert [(row["id"], row["context"], row["title"], pairs(row)) for row in rows] == [
         ("Q1", CONTEXT, "题", [("灯匠", 6), ("灯匠", 6)])
     ]
-    assert {(fault.kind, fault.action) for fault in report.faults} == {("wrong offset", "mended")}
+    assert {(fault.kind, fault.action) for fault in report.faults} == {("wrong offset", "repaired")}
 
 
 def test_a_file_without_a_usable_question_is_refused_with_the_ledger(tmp_path):
