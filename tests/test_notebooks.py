@@ -95,6 +95,14 @@ def test_title_first_then_the_profile_then_short_cells_that_import_the_project_a
     assert {*named} <= {field.name.upper() for field in fields(Profile)} | {"PROFILE"}
 
 
+def test_each_metric_is_computed_where_07_says():
+    texts = {path.stem[:2]: nbformat.read(path, 4) for path in NOTEBOOKS}
+    prose = "\n".join(cell.source for cell in texts["07"].cells if cell.cell_type == "markdown")
+    rows = re.findall(r"^\| [^|]+ \| (\d\d) \| `([^`]+)` \|", prose, re.MULTILINE)
+    assert len(rows) >= 10
+    assert [row for row in rows if not any(row[1] in cell.source for cell in code_cells(texts[row[0]]))] == []
+
+
 def test_versions_are_pinned_in_requirements_and_nowhere_else():
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     required = [line for line in lines if line.strip() and not line.startswith("#")]
