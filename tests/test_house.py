@@ -10,8 +10,9 @@ import pytest
 from scripts.profiles import ROOT
 
 CHAPTERS = "genshin", "reading", "sft_scores", "ratings"  # 01 to 04, 05, 06, 07
-# Functions that only their own module calls, public because a docstring or a column of the data names them.
+# Public, though nobody imports them: a docstring, a column of the data or docs/run_mechanics.md names them.
 INSIDE = {
+    "artifacts.cut_off",
     "reading.records.tensorboard_folder",
     "genshin.dataset.template_id",
     "profiles.choose",
