@@ -73,7 +73,9 @@ def test_valid_and_executed_from_top_to_bottom_without_an_error(notebook):
 
 def test_no_cell_lists_a_folder_that_it_writes(notebook):
     """Under `make launch` the main process alone writes, and the processes wait for each other between cells only."""
-    assert [cell.id for cell in code_cells(notebook) if "atomic_folder(" in cell.source and "iterdir()" in cell.source] == []
+    assert [
+        cell.id for cell in code_cells(notebook) if "atomic_folder(" in cell.source and "iterdir()" in cell.source
+    ] == []
 
 
 def test_no_trace_of_the_machine_it_ran_on(notebook):
