@@ -1,6 +1,7 @@
 """`make latest` without an installation: what is asked for, what pytest's records say, the report, the exit status."""
 
 import subprocess
+import shlex
 import sys
 from xml.sax.saxutils import quoteattr
 
@@ -46,8 +47,8 @@ ERRORS = {"test_own.py::test_x": "AttributeError: gone"} | {f"test_{n:02}": "Err
 INSTALLED = "Bert_Score==0.3.13\nnumpy==2.4.6+cpu\nTorch==2.14.0+cpu\n"
 OUTDATED = "Package Version Latest Type\n------- -------\nnumpy   2.4.6   2.9    wheel\nunasked 1 2 wheel\n"
 STEPS = [
-    f"{sys.executable} -c 'print(1)'",
-    f"{sys.executable} -c 'raise SystemExit(\"ruff: 3 errors\")'",
+    f"{shlex.quote(sys.executable)} -c 'print(1)'",
+    f"{shlex.quote(sys.executable)} -c 'raise SystemExit(\"ruff: 3 errors\")'",
     "sh -c 'echo $* > called.txt; cp record.xml outputs/latest/step3.xml; exit 1' -m pytest -x tests",
     "touch last.txt",
 ]
