@@ -1,7 +1,7 @@
 """`make latest` without an installation: what is asked for, what pytest's records say, the report, the exit status."""
 
-import subprocess
 import shlex
+import subprocess
 import sys
 from xml.sax.saxutils import quoteattr
 
