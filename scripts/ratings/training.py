@@ -75,4 +75,5 @@ def train(
     speed = target / "speed.json"
     if not resume:
         write_json(speed, metrics)
+        return trainer, metrics
     return trainer, read_json(speed) if speed.exists() else {}
