@@ -14,7 +14,6 @@ from scripts.models import base_fingerprint
 from scripts.profiles import shown
 
 COMMON = dict(  # what changes no result
-    save_strategy="epoch",
     save_total_limit=1,
     logging_steps=20,
     disable_tqdm=True,
@@ -53,15 +52,16 @@ def train(
 
     Checkpoints lie in a folder of `folder` that is named after rows, settings, `lora` (the adapter's) and base: the same call goes on where
     it was killed, and repeats nothing once it is done. Speed is that of a training that ran through. Each epoch ends with the loss on
-    `held_out` and with `measure(model)`, unless `settings` limit the steps (`max_steps`). Raises FloatingPointError for a loss that is not
-    finite and MemoryError with advice.
+    `held_out` and with `measure(model)`. Where `settings` limit the steps (`max_steps`) there are neither, nor checkpoints: Trainer would
+    go a step beyond the limit each time it resumes there. Raises FloatingPointError for a loss that is not finite and MemoryError with
+    advice.
     """
     target = folder / fingerprint(settings, lora, base_fingerprint(model), rows)
-    evaluation = "no" if "max_steps" in settings else "epoch"
+    each = "no" if "max_steps" in settings else "epoch"
     with memory_advice("halve COOKBOOK_RATING_BATCH_SIZE", "a smaller COOKBOOK_RATER"):
         trainer = RatingTrainer(
             model,
-            TrainingArguments(str(target), eval_strategy=evaluation, **settings, **COMMON),
+            TrainingArguments(str(target), eval_strategy=each, save_strategy=each, **settings, **COMMON),
             CompletionCollator(tokenizer, packed=packed),
             rows,
             held_out,
