@@ -47,9 +47,8 @@ test: lint  ## lint, unit tests, and every notebook executed on the tiny profile
 	$(TINY) $(VENV) -m pytest -n auto --dist loadfile --durations=10 tests --ignore=tests/runs
 	$(TINY) $(VENV) -m pytest -m cuda tests/test_cuda.py
 	rm -rf outputs/test
-	$(TINY) export COOKBOOK_OUTPUTS=outputs/test COOKBOOK_THREADS=1; \
-	  $(VENV) -m pytest -x -n auto --dist loadgroup --nbmake --nbmake-kernel=python3 --nbmake-timeout=5400 notebooks
-	$(TINY) $(VENV) -m pytest -x -n auto --dist loadgroup --durations=10 tests/runs
+	$(TINY) $(VENV) -m pytest -x -n auto --dist loadgroup --durations=10 \
+	  --nbmake --nbmake-kernel=python3 --nbmake-timeout=5400 notebooks tests/runs
 
 lint: $(INSTALLED)  ## ruff over all code, notebooks included
 	$(VENV) -m ruff check .

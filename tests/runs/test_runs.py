@@ -1,6 +1,6 @@
-"""What only whole runs can show. `make test` calls this after nbmake has run all notebooks into outputs/test.
+"""What only whole runs can show: the `full` profile with local checkpoints, another reader, and a kill in mid-training.
 
-The figures they reached, a second run over the first, the `full` profile with local checkpoints, and a kill in mid-training.
+All take few rows, and 05 and 07 the beginnings of their data (`cut` in conftest.py).
 """
 
 import os
@@ -15,13 +15,11 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 from nbconvert import PythonExporter
-from scipy.stats import betabinom
 
-from scripts.artifacts import read_json
 from scripts.models import checkpoint
 from scripts.profiles import ROOT
+from tests.runs.conftest import CUT
 
-FRESH = ROOT / "outputs" / "test"
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
 SMALL = {
     "COOKBOOK_TRAIN_ROWS": "96",
@@ -35,21 +33,15 @@ SMALL = {
     "COOKBOOK_PAYOFF_SEEDS": "1",
     "COOKBOOK_PAYOFF_STEPS": "2",
     "COOKBOOK_RATING_ROWS": "128",
+    "COOKBOOK_QA_TRAIN": str(CUT / "train.json"),
+    "COOKBOOK_QA_VALIDATION": str(CUT / "validation.json"),
+    "COOKBOOK_RATINGS": str(CUT / "hupu_scores.csv"),
 }
 LONG_ENOUGH_TO_BE_KILLED = {"COOKBOOK_EPOCHS": "4", "COOKBOOK_QA_EPOCHS": "4"}
 TRAININGS = [  # notebook, what has to run before it, the weights it ends with
     ("02_lora_sft", ["01_dataset_expansion"], "adapter/adapter_model.safetensors"),
     ("05_squad_qa", [], "reader/model.safetensors"),
 ]
-
-pytestmark = pytest.mark.skipif(
-    not FRESH.exists(), reason="needs outputs/test, which the nbmake step of `make test` writes"
-)
-
-
-def figures(name: str, outputs: Path = FRESH) -> dict:
-    """The key figures that notebook `name` wrote."""
-    return read_json(outputs / name / "key_figures.json")
 
 
 def execute(name: str, outputs: Path, **variables: str) -> nbformat.NotebookNode:
@@ -70,71 +62,6 @@ def up_to_the_adapter(script: str) -> str:
 def printed(notebook: nbformat.NotebookNode) -> str:
     """All that the notebook's cells printed."""
     return "".join(o["text"] for c in notebook.cells for o in c.get("outputs", []) if o.get("name") == "stdout")
-
-
-def test_the_base_knows_nothing_and_the_tuned_model_knows_the_facts():
-    reached = figures("02_lora_sft")
-    for split in ("test", "phrasing", "character"):
-        assert reached[f"base {split}"] <= reached[f"guessing {split}"]
-    assert reached["tuned test"] >= 0.98
-    assert reached["tuned phrasing"] >= 0.95
-    assert reached["tuned character"] <= reached["guessing character"], "nobody told it about these"
-
-
-def test_the_reader_reads_questions_it_never_saw():
-    reached = figures("05_squad_qa")
-    assert reached["tuned: exact match"] >= max(60, reached["base: exact match"] + 10)
-    assert reached["tuned: character F1"] >= 70
-    assert reached["tuned: silent where right"] >= max(50, reached["base: silent where right"] + 10)
-    assert reached["leaked: exact match"] >= 95, "the article's way of validating finds nearly nothing wrong"
-
-
-def test_ifd_finds_the_bad_rows_and_its_smallest_are_not_the_ones_to_train_on():
-    reached = figures("06_perplexity_ifd")
-    assert reached["AUC, IFD"] >= 0.75 and reached["AUC within task, IFD"] >= 0.75
-    assert reached["AUC, PPL(x)"] <= 0.65, (
-        "most faults are in the response; the prompt's own perplexity cannot see them"
-    )
-    assert reached["held-out loss, all good rows (fault known)"] < reached["held-out loss before"]
-    assert reached["held-out loss, IFD, low (article)"] > reached["held-out loss, random rows"]
-
-
-def test_the_rater_rates_and_knows_how_sure_it_is():
-    reached = figures("07_hupu_score_regression")
-    assert reached["MAE known best"] < reached["MAE tuned, median"] < reached["MAE category mean"]
-    assert reached["MAE tuned, median"] < reached["MAE base, median"]
-    assert reached["parse failures tuned"] < 0.01
-    # Of 565 rows those held follow a beta-binomial, with 340 = ceil(425 * 0.8) of 424 rows at the margin or below. One draw, then 200: the
-    # ridge has hardly any ties; those of the model's intervals can only raise its coverage.
-    held = betabinom(565, 340, 85)
-    assert reached["conformal 80%"] > held.ppf(0.001) / 565
-    assert abs(reached["conformal 80%, 200 splits, ridge"] - 0.8) < 4 * held.std() / 565 / 200**0.5
-    assert 0.795 < reached["conformal 80%, 200 splits, tuned model"] < 0.86
-
-
-def test_merged_and_unmerged_agree():
-    in_memory, from_disk = read_json(FRESH / "03_merge" / "receipt.json")["receipt"][:2]
-    for row in (in_memory, from_disk):
-        assert row["dtype"] == "float32" and row["max difference"] < 1e-3 and row["argmax agreement"] == 1
-
-
-@pytest.mark.parametrize("name", NOTEBOOKS)
-def test_a_second_run_repeats_nothing_and_agrees(name):
-    before = figures(name)
-    second = printed(execute(name, FRESH))
-    after = figures(name)
-    timed = {key for key in before if "second" in key}
-    assert {k: v for k, v in after.items() if k not in timed} == {k: v for k, v in before.items() if k not in timed}
-    if name in ("02_lora_sft", "05_squad_qa", "07_hupu_score_regression"):
-        assert "resuming from" in second
-    if name == "02_lora_sft":
-        assert "trained before" in second
-    if name == "07_hupu_score_regression":
-        assert "rated before" in second
-    if name in ("04_bertscore_eval", "07_hupu_score_regression"):
-        assert "answered before" in second
-    if name == "06_perplexity_ifd":
-        assert "scored before" in second and "all trainings were done before" in second
 
 
 @pytest.fixture(scope="module")
