@@ -12,9 +12,7 @@ import pytest
 
 from scripts.artifacts import write_json, write_text
 from scripts.profiles import ROOT
-
-FRESH = ROOT / "outputs" / "test"
-CUT = FRESH / "cut"
+from tests.runs.test_runs import CUT, FRESH
 
 os.environ["COOKBOOK_OUTPUTS"] = str(FRESH)
 os.environ["COOKBOOK_THREADS"] = "1"

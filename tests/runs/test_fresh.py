@@ -7,8 +7,7 @@ import pytest
 from scipy.stats import betabinom
 
 from scripts.artifacts import read_json
-from tests.runs.conftest import FRESH
-from tests.runs.test_runs import NOTEBOOKS, execute, printed
+from tests.runs.test_runs import FRESH, NOTEBOOKS, execute, printed
 
 
 def reached_by(name: str):

@@ -18,8 +18,9 @@ from nbconvert import PythonExporter
 
 from scripts.models import checkpoint
 from scripts.profiles import ROOT
-from tests.runs.conftest import CUT
 
+FRESH = ROOT / "outputs" / "test"  # where nbmake runs the notebooks
+CUT = FRESH / "cut"
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
 SMALL = {
     "COOKBOOK_TRAIN_ROWS": "96",
