@@ -15,7 +15,7 @@ TEXTS = [path.read_text(encoding="utf-8") for path in PATHS]
 README = TEXTS[0]
 TABLES = {  # of results: name, what a figure looks like, how many there are
     "02": ("results", r"\d+\.\d%", 12),
-    "05": ("reading", r"\d+\.\d", 9),
+    "05": ("reading", r"\d+\.\d", 12),
     "06": ("scores", r"\d+\.\d+", 14),
     "07": ("ratings", r"\d+\.\d+", 12),
 }
