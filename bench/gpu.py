@@ -22,7 +22,8 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, set_seed
 
 from bench import material, sft
 from bench.collating import with_pad_token
-from scripts import models
+from scripts.genshin import memory
+from scripts.models import GIB, skeleton
 from scripts.offline import tiny_models
 from scripts.profiles import disable_cudnn_attention, machine, peak_memory_gib, quiet
 
@@ -123,14 +124,14 @@ def run(args: argparse.Namespace, way, base: Qwen2ForCausalLM, tokenizer, rows: 
 
 
 def planned_gib(base: Qwen2ForCausalLM, rows: list[dict], step_rows: int) -> float:
-    """What `models.estimate` says of the largest step of ours, in GiB."""
+    """What `memory.estimate` says of the largest step of ours, in GiB."""
     steps = [rows[start : start + step_rows] for start in range(0, len(rows), step_rows)]
     tokens = max(sum(len(row["input_ids"]) for row in step) for step in steps)
     trained = max(sum(sum(row["completion_mask"]) for row in step) for step in steps)
     lora = LoraConfig(**sft.LORA, lora_dropout=sft.Job.dropout, target_modules=sft.OUR_TARGETS)
-    shape = models.skeleton(base.config)
-    plan = models.estimate(shape, lora, rows=1, tokens=tokens, trained=trained, dtype=base.dtype)
-    return sum(plan.values()) / models.GIB
+    shape = skeleton(base.config)
+    plan = memory.estimate(shape, lora, rows=1, tokens=tokens, trained=trained, dtype=base.dtype)
+    return sum(plan.values()) / GIB
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -32,6 +32,8 @@ CHOICES = {"dtype": DTYPES, "score_form": ("plain", "alpaca", "chat")}
 SWITCH = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 FROM_ZERO = {"threads", "seed", "train_rows", "eval_rows", "qa_rows", "qa_reworded", "qa_stride", "rating_rows"}
 CHOSEN = "PROFILE_CHOSEN_BECAUSE"  # set by tools/ beside the profile they chose
+# The chapter that takes most memory under a profile, and GiB, as genshin/memory.py's `chapters` plans it (a test holds the two together).
+LARGEST_NEED = {"small": ("02", 8.846), "full": ("02", 40.105)}
 SPARE = 0.1  # of a GPU's free memory: what the allocator loses, and what the planner does not count
 
 
@@ -265,7 +267,7 @@ def choose(device: Device | None) -> tuple[str, str]:
         return "tiny", "the GPU's free memory cannot be read"
     free, reasons = device.free / 2**30, []
     for name in ("full", "small"):
-        chapter, need = _largest_need(name)
+        chapter, need = LARGEST_NEED[name]
         if need <= (1 - SPARE) * free:
             return name, "; ".join([f"{chapter} needs {need:.1f} GiB of {free:.1f} free, a tenth spare", *reasons])
         reasons.insert(0, f"{name} needs {need:.1f} in {chapter}")
@@ -277,14 +279,6 @@ def _chosen(device: str | None) -> tuple[str, str]:
     return ("tiny", f"{PREFIX}DEVICE=cpu uses no GPU") if device == "cpu" else choose(_device())
 
 
-def _largest_need(name: str) -> tuple[str, float]:
-    """The chapter that needs most under a profile, and how many GiB."""
-    from scripts import models  # late: without a GPU there is nothing to plan, and it imports peft
-
-    chapter, need = max(models.chapters(PROFILES[name]).items(), key=lambda item: item[1])
-    return chapter, need / models.GIB
-
-
 def why_profile(profile: Profile) -> str:
     """Why it is this one, in numbers where a GPU was the reason; what `make run` chose for all notebooks keeps its reason."""
     if chosen := os.environ.get(CHOSEN):
@@ -294,7 +288,7 @@ def why_profile(profile: Profile) -> str:
     why, device = f"{PREFIX}PROFILE is set", None if profile.device == "cpu" else _device()
     if device is None or device.free is None or profile.name == "tiny":
         return why
-    chapter, need = _largest_need(profile.name)
+    chapter, need = LARGEST_NEED[profile.name]
     return f"{why}; {chapter} needs {need:.1f} GiB of {device.free / 2**30:.1f} free"
 
 

@@ -10,8 +10,10 @@ from torch.nn import functional as F
 from transformers import BitsAndBytesConfig, Qwen2ForCausalLM, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from bench import sft
-from scripts import models, profiles
+from scripts import profiles
 from scripts.collator import CompletionCollator
+from scripts.genshin import memory
+from scripts.models import skeleton
 from tests.test_models import tiny
 
 pytestmark = [
@@ -108,7 +110,7 @@ def test_the_planner_is_within_5_percent_of_a_training(four_bit, tokenizer, tmp_
     if four_bit:
         pytest.importorskip("bitsandbytes")
     gc.collect()  # what the test before left must not go while this one measures
-    config, taken = models.CHECKPOINTS["Qwen/Qwen2.5-0.5B-Instruct"], torch.cuda.memory_allocated()
+    config, taken = memory.CHECKPOINTS["Qwen/Qwen2.5-0.5B-Instruct"], torch.cuda.memory_allocated()
     with torch.device("cuda"):
         Qwen2ForCausalLM._from_config(config, dtype=torch.bfloat16).save_pretrained(tmp_path / "base")
     stored = dict.fromkeys(("bnb_4bit_compute_dtype", "bnb_4bit_quant_storage"), torch.bfloat16)
@@ -123,6 +125,6 @@ def test_the_planner_is_within_5_percent_of_a_training(four_bit, tokenizer, tmp_
     measured = torch.cuda.max_memory_allocated() - taken
 
     lora = LoraConfig(**sft.LORA, lora_dropout=sft.Job.dropout, target_modules=sft.OUR_TARGETS)
-    plan = models.estimate(models.skeleton(config), lora, rows=1, tokens=32 * 30, trained=32 * 10, four_bit=four_bit)
+    plan = memory.estimate(skeleton(config), lora, rows=1, tokens=32 * 30, trained=32 * 10, four_bit=four_bit)
     parts = {name: round(size / 2**20) for name, size in plan.items()}
     assert sum(plan.values()) == pytest.approx(measured, rel=0.05), f"{measured / 2**20:.0f} MiB measured, {parts}"

@@ -7,7 +7,8 @@ import nbformat
 import pytest
 
 from scripts.artifacts import read_json
-from scripts.models import GIB, chapters
+from scripts.genshin.memory import chapters
+from scripts.models import GIB
 from scripts.profiles import PROFILES, ROOT, Profile
 
 PATHS = ROOT / "README.md", ROOT / "README.zh-CN.md"
