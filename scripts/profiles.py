@@ -492,13 +492,14 @@ def run_program(main: Callable[[], int | None]) -> NoReturn:
 
 
 def machine() -> str:
-    """This machine in words, without its name: cores, memory, GPU."""
+    """This machine in words, without its name: what its processor computes with (figures differ a little by that), cores, memory, GPU."""
     import psutil
     import torch
 
     memory = psutil.virtual_memory().total / 2**30
     gpu = f", {torch.cuda.device_count()} x {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, {memory:.0f} GiB{gpu}"
+    vectors = torch.backends.cpu.get_cpu_capability()  # AVX2, AVX512, ...
+    return f"{platform.system()} {platform.machine()} {vectors}, {os.cpu_count()} cores, {memory:.0f} GiB{gpu}"
 
 
 def peak_memory_gib() -> float:

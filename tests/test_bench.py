@@ -3,30 +3,21 @@
 import json
 import math
 import re
-from argparse import Namespace
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from bench import answering, bertscore, collating, gpu, gpu_rating, gpu_scoring, material, qa, rating, scoring, sft
+from bench import answering, bertscore, collating, gpu, gpu_rating, gpu_scoring, material, qa, scoring, sft
 from bench.timing import Line, interleaved, table
 from scripts.offline import tiny_models
 
 TRL_LABELS = json.loads((Path(__file__).parent / "data" / "trl019_collator_labels.json").read_text(encoding="utf-8"))
-
-
-def random_model(vocabulary, layers, sharpness=1):
-    """With sharpness 20 it is far from a uniform guess, so that a wrong token shows."""
-    model = material.random_model(vocabulary, hidden=32, layers=layers).eval()
-    model.get_output_embeddings().weight.data *= sharpness
-    return model
 
 
 @pytest.fixture(scope="module")
@@ -65,19 +56,20 @@ def test_trl_style_collator_gives_the_labels_recorded_from_trl(case):
     assert collator([{"input_ids": row} for row in case["rows"]])["labels"].tolist() == case["labels"]
 
 
+# What is measured is also compared: each `measure` raises where two ways give different results.
+
+
 def test_collators_train_the_same_tokens():
-    assert len(collating.measure(count=8, batch_size=4, rounds=1)) == 4  # raises where they train different ones
+    assert len(collating.measure(count=8, batch_size=4, rounds=1)) == 4
 
 
 def test_answers_are_the_same_one_at_a_time_batched_and_sorted(monkeypatch):
     monkeypatch.setattr(answering, "MAX_NEW_TOKENS", 12)  # where some are cut
-    lines = answering.measure(prompts=12, one_by_one=12, rounds=1, vocabulary=1500)  # raises where answers differ
-    assert [line.goal for line in lines] == [4, 1]
+    assert len(answering.measure(prompts=12, one_by_one=12, rounds=1, vocabulary=1500)) == 2
 
 
 def test_bertscores_are_the_same_by_row_in_one_call_and_ours():
-    lines = bertscore.measure(count=16, by_row=6, rounds=1, hidden=32, layers=2)  # raises where F1s differ by 1e-6
-    assert [line.goal for line in lines] == [8, None, 2]
+    assert len(bertscore.measure(count=16, by_row=6, rounds=1, hidden=32, layers=2)) == 3
 
 
 @pytest.fixture(scope="module")
@@ -91,37 +83,22 @@ def test_every_sft_way_computes_the_same_loss(job):
     sft.check_losses(sft.WAYS, job)
 
 
-def adapter_after_one_step(way, job):
-    """Each LoRA B after one optimizer step from zero; the rows twice over make the step that warms up and one more."""
-    _, trainer = sft.train(way, replace(job, rows=job.rows * 2))
-    return {name: value for name, value in trainer.model.named_parameters() if "lora_B" in name and value.requires_grad}
-
-
-@pytest.mark.parametrize("name", ["SFTTrainer, padded", "SFTTrainer, padding_free", "Trainer, padded"])
+@pytest.mark.parametrize("name", ["SFTTrainer, padding_free", "Trainer, padded"])
 def test_training_ends_with_the_same_adapter(job, name):
-    ours, other = (adapter_after_one_step(sft.WAYS[way][0], job) for way in (sft.OURS, name))
-    assert ours.keys() == other.keys() and len(ours) == len(sft.OUR_TARGETS)
-    for key in ours:
-        assert ours[key].abs().max() > 1e-4, f"{key} was not trained"
-        torch.testing.assert_close(other[key], ours[key], rtol=1e-3, atol=1e-6)
-
-
-def test_typical_batches_hold_rows_of_like_length_and_stand_for_all(padding_tokenizer):
-    rows = material.encoded_rows(padding_tokenizer, 640)
-    typical = sft.typical_batches(rows, steps=4, step_rows=16)
-    lengths, everywhere = (np.array([len(row["input_ids"]) for row in some]) for some in (typical, rows))
-    assert np.ptp(lengths.reshape(4, 16), axis=1).max() < np.ptp(everywhere) / 2
-    assert lengths.mean() == pytest.approx(everywhere.mean(), rel=0.05)
+    """Each LoRA B after one optimizer step from zero; the rows twice over make the step that warms up and one more."""
+    trained = [sft.train(sft.WAYS[way][0], replace(job, rows=job.rows * 2))[1].model for way in (sft.OURS, name)]
+    ours, other = ({key: v for key, v in model.state_dict().items() if "lora_B" in key} for model in trained)
+    assert len(ours) == len(sft.OUR_TARGETS) and min(v.abs().max() for v in ours.values()) > 1e-4, "was not trained"
+    torch.testing.assert_close(other, ours, rtol=1e-3, atol=1e-6)
 
 
 def test_span_searches_agree_and_the_usual_one_is_seen_to_miss():
-    lines = qa.measure_decoding(count=6, tokens=120, looped=6, rounds=1)  # raises where ours and every pair differ
+    lines = qa.measure_decoding(count=6, tokens=120, looped=6, rounds=1)
     assert re.search("inexact in [3-6] of 6", lines[1].other_name)  # at the least the three without a clear answer
 
 
 def test_features_are_those_of_the_loop_over_tokens():
-    lines = qa.measure_features(count=12, rounds=1, shared=(4, 1))  # raises where windows or labels differ
-    assert [line.goal for line in lines] == [1.7, None]
+    assert len(qa.measure_features(count=12, rounds=1, shared=(4, 1))) == 2
     contexts = qa.seeded_rows(12, 4)["context"]
     assert len(set(contexts)) == 3 and max(map(len, contexts)) > 400  # so that some context makes several windows
 
@@ -130,7 +107,8 @@ def test_features_are_those_of_the_loop_over_tokens():
 def scored():
     """Rows a tenth as long as real ones, what scores them, and their scores by ours."""
     tokenizer, rows = scoring.build_tokenizer(), scoring.rows(12, scale=0.1)
-    model = random_model(len(tokenizer), layers=1, sharpness=20)
+    model = material.random_model(len(tokenizer), hidden=32, layers=1).eval()
+    model.get_output_embeddings().weight.data *= 20  # far from a uniform guess, so that a wrong token shows
     return model, tokenizer, rows, scoring.ours(model, tokenizer, rows)
 
 
@@ -144,103 +122,20 @@ def test_ways_of_scoring_agree(scored, way):
     scoring.check({"ours": ours, way: found})
 
 
-@pytest.mark.parametrize("column", scoring.COLUMNS)
-def test_a_wrong_score_is_caught(scored, column):
+def test_a_wrong_score_is_caught(scored):
     ours = scored[-1]
-    scale = ours.loc[3, "response_ppl" if column == "one_shot_gain" else column]
-    for wrong, message in ((ours.loc[3, column] + 2e-4 * scale, "by 2.0e-04"), (math.nan, "none where ours has")):
-        other = ours.copy()
-        other.loc[3, column] = wrong
-        with pytest.raises(AssertionError, match=f"other: .*{message}"):
-            scoring.check({"ours": ours, "other": other})
-
-
-def test_rows_are_as_long_as_real_ones():
-    rows = scoring.rows(4000)
-    outputs = np.percentile([len(row["output"]) for row in rows], [25, 50, 75, 90, 95])
-    np.testing.assert_allclose(outputs, [36, 94, 178, 228, 250], rtol=0.1)
-    assert np.median([len(row["instruction"]) for row in rows]) == 9
-    assert sum(bool(row["input"]) for row in rows) / 4000 == pytest.approx(0.14, abs=0.02)
+    for column in scoring.COLUMNS:
+        scale = ours.loc[3, "response_ppl" if column == "one_shot_gain" else column]
+        for wrong, message in ((ours.loc[3, column] + 2e-4 * scale, "by 2.0e-04"), (math.nan, "none where ours has")):
+            other = ours.copy()
+            other.loc[3, column] = wrong
+            with pytest.raises(AssertionError, match=f"other: .*{message}"):
+                scoring.check({"ours": ours, "other": other})
 
 
 def test_a_way_runs_in_a_process_of_its_own():
     seconds, result = scoring.in_own_process("ours", rows=4, threads=1, vocabulary=1400, hidden=32)
-    assert seconds == result["seconds"] > 0
-    assert len(result["scores"]["ifd"]) == 4
-
-
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux tells")
-def test_peak_memory_counts_what_was_held_and_nothing_before():
-    before_all = np.ones(2**25)  # 256 MiB that are given back before the count begins
-    del before_all
-    start = scoring.start_of_peak()
-    held = np.ones(2**24)
-    del held
-    assert 0.120 < scoring.peak_gib() - start < 0.180
-
-
-@pytest.fixture(scope="module")
-def rated():
-    """What rates six titles, and their ratings by ours, free and held to the scores."""
-    questions = rating.questions_of(rating.titles(6))
-    tokenizer = rating.build_tokenizer(questions, 1500)
-    model = random_model(len(tokenizer), layers=2, sharpness=20)
-    free, held = (rating.ours(model, tokenizer, questions, constrained) for constrained in (False, True))
-    return model, tokenizer, questions, free, held
-
-
-def test_decoding_that_is_held_to_the_scores_has_our_probabilities(rated):
-    model, tokenizer, questions, free, held = rated
-    logs = rating.held_to_scores(model, tokenizer, questions[0])[None]
-    assert np.exp(logs).sum() == pytest.approx(1)
-    rating.check("this way", logs, held)
-    with pytest.raises(AssertionError, match="this way"):  # free decoding is something else
-        rating.check("this way", logs, free)
-
-
-def test_a_tree_whose_branches_see_each_other_is_caught(monkeypatch):
-    def all_before(tree):
-        inner = len(tree.nodes) - 1
-        return torch.ones(inner, inner, dtype=torch.bool).tril()
-
-    monkeypatch.setattr(rating.rating.Tree, "sees", all_before)
-    with pytest.raises(AssertionError, match="pass of its own: a score's probability"):
-        rating.measure_shape("rating", prompts=2, rounds=1, vocabulary=1500, hidden=32, layers=2)
-
-
-def test_free_generation_says_the_same_one_at_a_time_and_in_batches(rated, monkeypatch):
-    tokenizer, questions = rated[1:3]
-    model = random_model(len(tokenizer), layers=2)
-    model.get_output_embeddings().weight.data[tokenizer.eos_token_id] *= 50  # it would stop at once wherever it may
-    monkeypatch.setattr(rating, "BATCH", 4)
-    texts = rating.one_at_a_time(model, tokenizer, questions)
-    assert rating.sorted_batches(model, tokenizer, questions) == texts
-    assert all(texts) and len(texts) == 6
-
-
-def test_every_rating_is_timed_free_and_held_on_both_vocabularies(monkeypatch):
-    monkeypatch.setattr(rating, "SMALL", {"vocabulary": 1400, "hidden": 32, "layers": 1})
-    lines = rating.measure(4, rounds=1, vocabulary=1500, hidden=32, layers=1)  # raises where probabilities differ
-    tasks = [f"rating 4 titles{small}{held}" for small in ("", ", 1,400 words") for held in ("", ", held to scores")]
-    assert list(dict.fromkeys(line.task for line in lines)) == tasks
-
-
-def test_rates_count_each_way_by_its_own_prompts(monkeypatch):
-    seconds = {"ours": 4.0, "held": 2.0, "loop": 64.0, "batches": 8.0, "each": 20.0, "each in batches": 16.0}
-    monkeypatch.setattr(rating, "interleaved", lambda ways, rounds: (seconds, dict.fromkeys(seconds)))
-    monkeypatch.setattr(rating, "check", lambda *args: None)
-    monkeypatch.setattr(rating, "held_to_scores", lambda *args: np.zeros(101))
-    lines = rating.measure_shape("rating", prompts=80, rounds=1, vocabulary=2400, hidden=32, layers=1)
-    # 64 prompts in the loop, 80 in batches, 2 with each candidate alone, 8 with candidates in batches
-    assert [line.other for line in lines] == [1.0, 10.0, 0.1, 0.5, 1.0, 10.0, 0.1]
-    assert [line.ours for line in lines] == [20.0] * 4 + [40.0] * 3
-
-
-def test_titles_and_words_that_do_not_fit_are_named():
-    with pytest.raises(ValueError, match=r"90000 titles: .* 1 to \d+,\d+ is right"):
-        rating.titles(90_000)
-    with pytest.raises(ValueError, match=r"vocabulary 100: .* has 262 words"):  # 256 bytes and 6 special tokens
-        rating.build_tokenizer(["a"], 100)
+    assert seconds == result["seconds"] > 0 and len(result["scores"]["ifd"]) == 4
 
 
 TINY_SHAPE = "--device cpu --layers 1 --hidden 32 --intermediate 64 --heads 4 --kv-heads 2 --vocabulary 1500 --steps 1"
@@ -251,12 +146,6 @@ def test_useful_flops_by_hand():
     # q and o 32 x 32, k and v 32 x 16, three MLP matrices 32 x 64; the head is 32 x 1500; 4 operations a weight and token.
     body, head = 2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 64, 32 * 1500
     assert gpu.useful_flops(args, tokens=10, trained=3) == 4 * (10 * body + 3 * head)
-
-
-def test_default_shape_is_the_7b():
-    args = gpu.arguments([])
-    model = gpu.build(Namespace(**vars(args) | {"device": "meta"}), torch.bfloat16, "sdpa")
-    assert model.num_parameters() == 7_615_616_512  # the checkpoint's own count
 
 
 TINY_ROWS = {  # program -> its options, the rows of its table

@@ -6,15 +6,17 @@ import signal
 from pathlib import Path
 from types import SimpleNamespace
 
+import IPython
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM, Trainer, TrainerCallback, TrainerControl, TrainingArguments
+from transformers import Qwen2ForCausalLM, Trainer, TrainerCallback, TrainerControl, TrainingArguments
 
 from scripts.artifacts import last_complete_checkpoint
 from scripts.callbacks import LossPlotCallback, StopOnNaN, loss_table, memory_advice, plot_losses
+from tests.test_models import tiny
 
 # What Trainer logs for two epochs of two steps, logged each step and evaluated each epoch.
 LOG = [
@@ -27,22 +29,22 @@ LOG = [
     {"train_runtime": 1.0, "train_loss": 2.5, "epoch": 2.0, "step": 4},  # the mean of all: not a point of the curve
 ]
 NAN = float("nan")
-TABLE = [[1, 0.5, 4.0, NAN], [2, 1.0, 3.0, 2.5], [3, 1.5, 2.0, NAN], [4, 2.0, 1.0, 1.5]]
 
 
-def test_the_table_has_a_row_a_step_and_each_figure_once():
+def test_the_table_has_a_row_a_step_and_each_figure_once_and_the_figure_draws_its_points():
     again = {"eval_loss": 1.5, "epoch": 2.0, "step": 4}  # evaluate() called by hand afterwards
     table = loss_table([*LOG, again])
     assert list(table) == list(loss_table([])) == ["step", "epoch", "train_loss", "eval_loss"]
-    np.testing.assert_array_equal(table.to_numpy(), TABLE)
+    by_hand = [[1, 0.5, 4.0, NAN], [2, 1.0, 3.0, 2.5], [3, 1.5, 2.0, NAN], [4, 2.0, 1.0, 1.5]]
+    np.testing.assert_array_equal(table.to_numpy(), by_hand)
+    train, held_out = plot_losses(table).axes[0].lines
+    assert train.get_xydata().tolist() == [[0.5, 4.0], [1.0, 3.0], [1.5, 2.0], [2.0, 1.0]]
+    assert held_out.get_xydata().tolist() == [[1.0, 2.5], [2.0, 1.5]]
 
 
 def tiny_model():
     torch.manual_seed(0)
-    shape = {"vocab_size": 50, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
-    shape |= {"num_attention_heads": 2, "num_key_value_heads": 1}
-    shape |= {"attention_dropout": 0.1}  # so that a resume must bring back the random state too
-    return Qwen2ForCausalLM(Qwen2Config(**shape))
+    return Qwen2ForCausalLM(tiny(attention_dropout=0.1))  # so that a resume must bring back the random state too
 
 
 class Losing(torch.nn.Module):
@@ -61,31 +63,25 @@ class Losing(torch.nn.Module):
 def trainer(model, folder, callbacks, **settings):
     rows = [{"input_ids": [3 + i % 7, 4 + i % 5, 5, 6 + i % 3, 2]} for i in range(20)]
     rows = [row | {"labels": row["input_ids"]} for row in rows]
-    arguments = {
-        "num_train_epochs": 2,
-        "per_device_train_batch_size": 4,  # 5 steps an epoch
-        "learning_rate": 1e-2,
-        "eval_strategy": "epoch",
-        "save_strategy": "epoch",
-        "logging_steps": 2,  # does not divide the 5 steps of an epoch
-        "logging_nan_inf_filter": False,
-        "report_to": [],
-        "use_cpu": True,
-        "disable_tqdm": True,
-        "seed": 1,
-        **settings,
-    }
-    arguments = TrainingArguments(folder / "checkpoints", **arguments)
+    # 5 steps an epoch, which the 2 between two logs do not divide
+    common = {"num_train_epochs": 2, "per_device_train_batch_size": 4, "logging_steps": 2, "learning_rate": 1e-2}
+    common |= {"eval_strategy": "epoch", "save_strategy": "epoch", "logging_nan_inf_filter": False, "report_to": []}
+    common |= {"use_cpu": True, "disable_tqdm": True, "seed": 1}
+    arguments = TrainingArguments(folder / "checkpoints", **common | settings)
     return Trainer(model, arguments, train_dataset=rows, eval_dataset=rows[:6], callbacks=callbacks)
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory):
-    """(folder, weights) of two epochs in one go."""
-    folder = tmp_path_factory.mktemp("uninterrupted")
-    run = trainer(tiny_model(), folder, [LossPlotCallback(folder), StopOnNaN("COOKBOOK_LEARNING_RATE")])
-    run.train()
-    return folder, run.model.state_dict()
+def notebook(monkeypatch):
+    """Be in a notebook; what was drawn in it: a new figure or the same again, and its title."""
+    drawn = []
+
+    def note(how):
+        return lambda figure, **_: drawn.append(f"{how}: {figure.axes[0].get_title()}")
+
+    handle = SimpleNamespace(update=note("again"))
+    monkeypatch.setattr(IPython, "get_ipython", object)
+    monkeypatch.setattr(IPython.display, "display", lambda figure, **_: note("new")(figure) or handle)
+    return drawn
 
 
 class KillAtStep8(TrainerCallback):
@@ -97,9 +93,11 @@ class KillAtStep8(TrainerCallback):
 
 
 def test_killed_and_resumed_curve_and_weights_equal_those_of_an_uninterrupted_training(
-    uninterrupted, tmp_path, run_until_killed
+    tmp_path, monkeypatch, run_until_killed
 ):
-    folder, weights = uninterrupted
+    folder, killed = tmp_path / "whole", tmp_path / "killed"
+    whole = trainer(tiny_model(), folder, [LossPlotCallback(folder), StopOnNaN("A")])
+    whole.train()
     table = pd.read_csv(folder / "loss.csv")
     assert table["step"].tolist() == [2, 4, 5, 6, 8, 10]  # 5: StopOnNaN has an epoch's last step logged
     assert table.dropna(subset="eval_loss")["epoch"].tolist() == [1.0, 2.0]
@@ -109,59 +107,35 @@ def test_killed_and_resumed_curve_and_weights_equal_those_of_an_uninterrupted_tr
         "folder = Path(sys.argv[1])\n"
         "trainer(tiny_model(), folder, [LossPlotCallback(folder), StopOnNaN('A'), KillAtStep8()]).train()"
     )
-    run_until_killed(code, tmp_path)
-    checkpoint = last_complete_checkpoint(tmp_path / "checkpoints")
+    run_until_killed(code, killed)
+    checkpoint = last_complete_checkpoint(killed / "checkpoints")
     assert Path(checkpoint).name == "checkpoint-5"
 
-    titles = []
-    plot = LossPlotCallback(tmp_path, seconds=0)
-    plot._show = lambda figure: titles.append(figure.axes[0].get_title())
-    run = trainer(tiny_model(), tmp_path, [plot, StopOnNaN("COOKBOOK_LEARNING_RATE")])
-    run.train(resume_from_checkpoint=checkpoint)
-    assert (tmp_path / "loss.csv").read_text() == (folder / "loss.csv").read_text()
-    assert all(weight.equal(weights[name]) for name, weight in run.model.state_dict().items())
-    assert titles[0].startswith("step 6 of 10, resumed at 5, ") and "left" not in titles[-1]
+    drawn = notebook(monkeypatch)
+    resumed = trainer(tiny_model(), killed, [LossPlotCallback(killed, seconds=0), StopOnNaN("A")])
+    resumed.train(resume_from_checkpoint=checkpoint)
+    assert (killed / "loss.csv").read_text() == (folder / "loss.csv").read_text()
+    weights = whole.model.state_dict()
+    assert all(weight.equal(weights[name]) for name, weight in resumed.model.state_dict().items())
+    assert drawn[0].startswith("new: step 6 of 10, resumed at 5, ") and "left" not in drawn[-1]
 
 
 def state(step=4, of=10, log=LOG, main=True):
     return SimpleNamespace(global_step=step, max_steps=of, log_history=log, is_world_process_zero=main)
 
 
-def test_the_figure_draws_the_points_of_the_table():
-    figure = plot_losses(loss_table(LOG), "title")
-    train, held_out = figure.axes[0].lines
-    assert train.get_xydata().tolist() == [[0.5, 4.0], [1.0, 3.0], [1.5, 2.0], [2.0, 1.0]]
-    assert held_out.get_xydata().tolist() == [[1.0, 2.5], [2.0, 1.5]]
-    assert figure.axes[0].get_title() == "title" and "nats" in figure.axes[0].get_ylabel()
-
-
-def test_it_is_drawn_seldom_while_training_but_at_each_evaluation_and_at_the_end(tmp_path, monkeypatch):
+def test_one_figure_is_redrawn_in_place_seldom_but_at_each_evaluation_and_at_the_end(tmp_path, monkeypatch):
+    drawn, before = notebook(monkeypatch), plt.get_fignums()
     monkeypatch.setattr("scripts.callbacks.time.monotonic", lambda: 0.0)  # Linux counts from the machine's start
-    plot, drawn = LossPlotCallback(tmp_path, seconds=3600), []
-    monkeypatch.setattr(plot, "_show", lambda figure: drawn.append(figure.axes[0].get_title()))
-    before = plt.get_fignums()
+    plot = LossPlotCallback(tmp_path, seconds=3600)
     plot.on_log(None, state(0, log=[]), None, logs={})  # no loss yet
     plot.on_log(None, state(0, log=[{"eval_loss": 2.5, "epoch": 0, "step": 0}]), None, logs={"eval_loss": 2.5})
     plot.on_train_begin(None, state(0), None)
     for count, log in enumerate(LOG[:-1], 1):
         plot.on_log(None, state(log["step"], log=LOG[:count]), None, logs=log)
     plot.on_train_end(None, state(), None)
-    assert [title.split(" of ")[0] for title in drawn] == ["step 0", "step 2", "step 4", "step 4"]
+    assert [one.split(" of ")[0] for one in drawn] == ["new: step 0", *(f"again: step {step}" for step in (2, 4, 4))]
     assert plt.get_fignums() == before, "figures are closed"
-
-
-def test_in_a_notebook_one_figure_is_redrawn_in_place(tmp_path, monkeypatch):
-    import IPython
-
-    calls = []
-    handle = SimpleNamespace(update=lambda figure: calls.append("update"))
-    monkeypatch.setattr(IPython.display, "display", lambda figure, display_id: calls.append("new") or handle)
-    plot = LossPlotCallback(tmp_path, seconds=0)
-    plot.on_log(None, state(), None, logs=LOG[0])  # outside
-    monkeypatch.setattr(IPython, "get_ipython", lambda: object())
-    for _ in range(2):
-        plot.on_log(None, state(), None, logs=LOG[0])
-    assert calls == ["new", "update"]
 
 
 def saved_checkpoints(folder):
@@ -174,10 +148,8 @@ BY_STEPS = {"save_strategy": "steps", "save_steps": 3, "eval_strategy": "no"}
 @pytest.mark.parametrize(("at", "settings", "left"), [(10, {}, 5), (6, BY_STEPS, 3)])  # 10: an epoch's last
 def test_a_bad_loss_ends_the_training_before_a_checkpoint_of_it(tmp_path, at, settings, left):
     """Nothing but StopOnNaN has that step logged before its checkpoint."""
-    run = trainer(Losing(NAN, at), tmp_path, [StopOnNaN("COOKBOOK_LEARNING_RATE")], logging_steps=1000, **settings)
-    with pytest.raises(
-        FloatingPointError, match=rf"loss is nan at step {at}: training stopped.*COOKBOOK_LEARNING_RATE"
-    ):
+    run = trainer(Losing(NAN, at), tmp_path, [StopOnNaN("COOKBOOK_A")], logging_steps=1000, **settings)
+    with pytest.raises(FloatingPointError, match=rf"loss is nan at step {at}: training stopped.*COOKBOOK_A"):
         run.train()
     assert saved_checkpoints(tmp_path) == [f"checkpoint-{left}"]
 
@@ -191,15 +163,12 @@ def test_without_it_trainer_saves_a_model_of_nan(tmp_path):
     assert all(np.isfinite(log["loss"]) for log in run.state.log_history if "loss" in log)
 
 
-FIGURES = [("loss", None), ("eval_loss", torch.nn.ReLU()), ("grad_norm", torch.nn.Linear(1, 1))]
-
-
-@pytest.mark.parametrize(("key", "model"), FIGURES)
-def test_any_logged_figure_that_is_not_finite_stops_any_model_and_other_logs_do_not(key, model):
-    callback = StopOnNaN("COOKBOOK_LEARNING_RATE")
+@pytest.mark.parametrize("key", ["loss", "eval_loss", "grad_norm"])
+def test_any_logged_figure_that_is_not_finite_stops_a_model_also_without_parameters_and_other_logs_do_not(key):
+    callback = StopOnNaN("A")
     with pytest.raises(FloatingPointError, match=f"{key} is -inf at step 4"):
-        callback.on_log(None, state(), TrainerControl(), logs={key: float("-inf")}, model=model)
-    for fine in (None, {}, {key: 0.0}, {"train_runtime": 1.0}, {"learning_rate": NAN}):
+        callback.on_log(None, state(), TrainerControl(), logs={key: -math.inf}, model=torch.nn.ReLU())
+    for fine in (None, {key: 0.0}, {"learning_rate": NAN}):
         callback.on_log(None, state(), TrainerControl(), logs=fine)
 
 

@@ -1,7 +1,5 @@
 """Prompt and answer joined at the boundary, what messages are refused, what thinking is; test_chat_families.py has the templates."""
 
-import json
-
 import pytest
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
@@ -30,50 +28,39 @@ def merging_tokenizer():
 
 def test_ids_are_joined_at_the_boundary_and_not_tokenized_anew():
     tokenizer = merging_tokenizer()
-    messages = [user("cd"), assistant("ab")]
-    row = chat.encode(tokenizer, messages)
-    prompt = chat.prompt_ids(tokenizer, messages[:-1])
-    text = chat.prompt_text(tokenizer, messages[:-1]) + "ab</s>"
-    as_one_text = tokenizer(text, add_special_tokens=False)["input_ids"]
+    row, prompt = chat.encode(tokenizer, [user("cd"), assistant("ab")]), chat.prompt_ids(tokenizer, "cd")
+    as_one_text = tokenizer(chat.prompt_text(tokenizer, "cd") + "ab</s>", add_special_tokens=False)["input_ids"]
 
     line_end, a, b, merged, eos = tokenizer.convert_tokens_to_ids(["\n", "a", "b", "\na", "</s>"])
     assert as_one_text[-3:] == [merged, b, eos]  # no token boundary is left between prompt and answer
     assert row["input_ids"][-4:] == [line_end, a, b, eos]
     assert row["input_ids"][: len(prompt)] == prompt and row["completion_mask"][-4:] == [0, 1, 1, 1]
-    assert tokenizer.decode(row["input_ids"]) == tokenizer.decode(as_one_text)  # the same text all the same
 
     ids = chat.prompt_ids(tokenizer, [user("b"), assistant("c"), user("a")])
     assert merged in ids  # within a prompt, "c\na": as the model sees it when asked
 
 
-# ----- bad messages
-
-LIST = "a list of turns, each a dict with role and content, is right"
-NOTHING = "a conversation without messages; at least one user turn is needed"
 EMPTY = "a text that is not empty is right"
 SPELLS = "its text spells the special token <｜User｜>, which would act as one"
-HALF = "turn 1 (user): its text holds half an emoji, '\\ud83d'; a whole one is right"
 ALL = (chat.prompt_text, chat.prompt_ids, chat.encode)
 
 
 @pytest.mark.parametrize(
     ("takes", "messages", "message"),
     [
-        (ALL, {"role": "user"}, f"messages: {{'role': 'user'}}; {LIST}"),
-        (ALL, [], NOTHING),
+        (
+            ALL,
+            {"role": "user"},
+            "messages: {'role': 'user'}; a list of turns, each a dict with role and content, is right",
+        ),
         (ALL, ["好"], "turn 1: '好'; a dict with role and content is right"),
         (ALL, [user(" \n")], f"turn 1 (user): content ' \\n'; {EMPTY}"),
         (ALL, [user(["好"])], f"turn 1 (user): content ['好']; {EMPTY}"),
-        (ALL, [{"role": "user"}], f"turn 1 (user): content None; {EMPTY}"),
         (ALL, [{"content": "好"}], "turn 1: role None; system, user, assistant are right"),
-        (ALL, [FACT[0], assistant("")], f"turn 2 (assistant): content ''; {EMPTY}"),
-        (ALL, [user(json.loads('"好\\ud83d"'))], HALF),
+        (ALL, [user("好\ud83d")], "turn 1 (user): its text holds half an emoji, '\\ud83d'; a whole one is right"),
         ([chat.prompt_ids], FACT, "turn 2: the last turn is the assistant's; the user's is right here"),
-        ([chat.prompt_ids], "好\ud83d", HALF),
         ([chat.encode], FACT[:1], "turn 1: the last turn is the user's; the assistant's is right here"),
-        ([chat.encode], "好", f"messages: '好'; {LIST}"),
-        ([chat.encode], [assistant("好")], NOTHING),
-        ([chat.encode], [user(f"{USER}好"), FACT[1]], f"turn 1 (user): {SPELLS}: '{USER}好'"),
+        ([chat.encode], [assistant("好")], "a conversation without messages; at least one user turn is needed"),
         ([chat.encode], [FACT[0], assistant(f"好{USER}")], f"turn 2 (assistant): {SPELLS}: '好{USER}'"),
     ],
 )

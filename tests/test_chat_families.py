@@ -9,7 +9,6 @@ import string
 from dataclasses import dataclass
 from importlib.resources import files
 
-import pandas as pd
 import pytest
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
@@ -155,18 +154,11 @@ def tokenizer(family, built):
     return built[family.name]
 
 
-def user(text):
-    return {"role": "user", "content": text}
+def turns_of(role):
+    return lambda text: {"role": role, "content": text}
 
 
-def assistant(text):
-    return {"role": "assistant", "content": text}
-
-
-def system(text):
-    return {"role": "system", "content": text}
-
-
+system, user, assistant = map(turns_of, chat.ROLES)
 FACT = [user("钟离来自哪里？"), assistant("璃月")]
 TALK = [*FACT, user("温迪呢？"), assistant("蒙德")]
 
@@ -185,8 +177,13 @@ def test_conventions_and_the_prompt_are_those_worked_out_by_hand(family, tokeniz
     assert ids.count(tokenizer.get_vocab()[family.beginning]) == family.prompt.count(family.beginning)
 
 
-@pytest.mark.parametrize("talk", [FACT, TALK], ids=["one turn", "two turns"])
+@pytest.mark.parametrize("talk", [FACT, TALK, [system("丙"), *FACT]], ids=["one turn", "two turns", "system"])
 def test_a_row_is_the_templates_own_rendering_begins_as_it_is_asked_and_trains_answer_and_end(family, tokenizer, talk):
+    if talk[0]["role"] == "system" and family.system != "taken":
+        with pytest.raises(ValueError) as error:
+            chat.encode(tokenizer, talk)
+        assert str(error.value) == family.system
+        return
     encoded, prompt, end = chat.encode(tokenizer, talk), chat.prompt_ids(tokenizer, talk[:-1]), family.end
     row, answer = encoded["input_ids"], len(talk[-1]["content"]) + 1
     assert row[: len(prompt)] == prompt and tokenizer.decode(row[len(prompt) :]) == talk[-1]["content"] + end
@@ -198,18 +195,6 @@ def test_a_row_is_the_templates_own_rendering_begins_as_it_is_asked_and_trains_a
     else:  # an answer is rendered without the block that a prompt opens
         block = tokenizer(CLOSED, add_special_tokens=False)["input_ids"]
         assert row == rendered[:-answer] + block + rendered[-answer:]
-
-
-def test_a_system_turn_is_rendered_or_refused_with_its_number(family, tokenizer):
-    if family.system == "taken":
-        talk, told = [system("丙"), user("甲")], {"enable_thinking": False, "date_string": "26 Jul 2024"}
-        rendered = tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=True, **told)
-        text = chat.prompt_text(tokenizer, talk)
-        assert "丙" in text and text.removesuffix(CLOSED) == rendered.removesuffix("<think>\n").removesuffix(CLOSED)
-    else:
-        with pytest.raises(ValueError) as error:
-            chat.encode(tokenizer, [system("丙"), *FACT])
-        assert str(error.value) == family.system
 
 
 def test_a_text_that_spells_a_special_token_is_refused_and_one_of_plain_ones_is_not(family, tokenizer):
@@ -236,9 +221,6 @@ def test_the_markers_find_every_answer_of_a_conversation_with_its_end(family, to
     # An earlier answer stands without the think block that the marker holds, so there only the last one is found.
     expected = "蒙德" + family.end if family.think != "none" else f"璃月{family.end}蒙德{family.end}"
     assert outcome == "trained" and trained.replace("\n", "") == expected
-
-
-# ----- asking
 
 
 def config(tokenizer):
@@ -269,7 +251,7 @@ def test_an_answer_stops_at_the_end_of_the_turn_and_at_what_else_ends_a_text_for
 
     model = Reciting(tokenizer, "璃月丁甲甲甲")
     both = [tokenizer.get_vocab()[token] for token in "乙丁"]
-    for own in (both[1], both, tuple(both), torch.tensor(both[1]), torch.tensor(both)):
+    for own in (both[1], tuple(both), torch.tensor(both[1]), torch.tensor(both)):
         model.said, model.generation_config = 0, GenerationConfig(eos_token_id=own)
         [row] = generation.answer(model, tokenizer, ["甲"], max_new_tokens=6)
         assert (row["text"], row["finished"], model.said) == ("璃月", True, 3)
@@ -280,11 +262,9 @@ def test_an_answer_stops_at_the_end_of_the_turn_and_at_what_else_ends_a_text_for
 def test_a_missing_pad_token_is_the_eos_and_said(built, capsys):
     tokenizer = copy.deepcopy(built["Llama 3"])
     assert tokenizer.pad_token is None
-    assert chat.with_padding(tokenizer) is tokenizer and tokenizer.pad_token == "<|end_of_text|>"
-    said = "the tokenizer has no pad token; <|end_of_text|> pads (attention and loss go by position)\n"
-    assert capsys.readouterr().out == said
-    chat.with_padding(tokenizer)
-    assert capsys.readouterr().out == "" and chat.with_padding(built["Gemma"]).pad_token == "<pad>"
+    for said in ("the tokenizer has no pad token; <|end_of_text|> pads (attention and loss go by position)\n", ""):
+        assert chat.with_padding(tokenizer) is tokenizer and tokenizer.pad_token == "<|end_of_text|>"
+        assert capsys.readouterr().out == said
 
 
 def test_a_server_builds_our_prompt_and_reads_the_answer_to_its_end(family, tokenizer):
@@ -305,75 +285,45 @@ def test_a_server_builds_our_prompt_and_reads_the_answer_to_its_end(family, toke
     assert reader.finalize()[0]["content"] == "蒙德"
 
 
-# ----- what is refused
-
-
-@pytest.mark.parametrize(
-    ("raising", "turn", "said"),
-    [
-        ("raise_exception('')", "turn 2 (system)", "TemplateError"),
-        ("1 +", "turn 1 (user)", ""),  # no template at all
-        ("1 + 'a'", "turn 2 (system)", "unsupported operand"),
-        ("again(again)", "turn 2 (system)", "maximum recursion depth exceeded"),
-    ],
-)
-def test_whatever_a_template_raises_is_its_refusal_of_that_turn(built, raising, turn, said):
-    tokenizer = copy.deepcopy(built["SmolLM2-Instruct"])
-    tokenizer.chat_template = (
+def raising(expression):
+    return (
         "{% macro again(me) %}{{ me(me) }}{% endmacro %}{% for m in messages %}{{ m.content }}"
-        "{% if m.role == 'system' %}{{ " + raising + " }}{% endif %}{% endfor %}"
+        "{% if m.role == 'system' %}{{ " + expression + " }}{% endif %}{% endfor %}"
     )
-    with pytest.raises(ValueError) as refusal:
-        chat.prompt_ids(tokenizer, [user("甲"), system("丙"), user("乙")])
-    assert str(refusal.value).startswith(f"{turn}: the chat template refuses it: {said}")
 
 
-def test_a_template_that_drops_a_turn_is_refused_also_where_the_text_stands_elsewhere(built):
-    tokenizer = copy.deepcopy(built["SmolLM2-Instruct"])
-    tokenizer.chat_template = "{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}"
-    talk = [user("问甲"), system("甲"), user("甲？")]
-    assert tokenizer.apply_chat_template(talk, tokenize=False) == "问甲甲？"
-    left_out = "turn 2 (system): the chat template leaves its text out; one that writes every turn is right"
-    for take, messages in ((chat.prompt_ids, talk), (chat.encode, [*talk, assistant("好")])):
-        with pytest.raises(ValueError) as error:
-            take(tokenizer, messages)
-        assert str(error.value) == left_out
+ENDLESS = {"chat_template": "{% for m in messages %}{{ m.content }}{% endfor %}", "eos_token": None}
+TWICE_BOS = {"chat_template": "{{ bos_token }}" + of_trl("gemma")}
+DROPPING = {"chat_template": "{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}"}
+LEFT_OUT = r"^turn 2 \(system\): the chat template leaves its text out; one that writes every turn is right$"
+REFUSED = {
+    "raise_exception('')": r"2 \(system\): the chat template refuses it: TemplateError",
+    "1 +": r"1 \(user\): the chat template refuses it: ",  # no template at all
+    "1 + 'a'": r"2 \(system\): the chat template refuses it: unsupported operand",
+    "again(again)": r"2 \(system\): the chat template refuses it: maximum recursion depth exceeded$",
+}
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "talk", "message"),
     [
-        ({"chat_template": None}, "the tokenizer has no chat template; a chat model's has one"),
-        (
-            {"chat_template": "{{ bos_token }}" + of_trl("gemma")},
-            "wrote two BOS tokens; a prompt begins with one at most",
-        ),
-        ({"chat_template": "{% for m in messages %}{{ m.content }}{% endfor %}", "eos_token": None}, "nothing ends an"),
+        ({"chat_template": None}, FACT, "the tokenizer has no chat template; a chat model's has one"),
+        (TWICE_BOS, FACT, "wrote two BOS tokens; a prompt begins with one at most"),
+        (ENDLESS, FACT, "nothing ends an answer"),
+        (DROPPING, [user("问甲"), system("甲"), user("甲？"), assistant("好")], LEFT_OUT),  # others hold its text, too
+        *[
+            ({"chat_template": raising(what)}, [user("甲"), system("丙"), *FACT], f"turn {m}")
+            for what, m in REFUSED.items()
+        ],
     ],
 )
-def test_a_template_that_makes_no_prompt_or_no_end_is_refused_in_words(built, changes, message):
+def test_a_template_that_makes_no_prompt_or_no_end_or_refuses_or_drops_a_turn_is_refused(built, changes, talk, message):
     tokenizer = copy.deepcopy(built["Gemma"])
     for name, value in changes.items():
         setattr(tokenizer, name, value)
-    with pytest.raises(ValueError, match=message):
-        chat.encode(tokenizer, FACT)
-
-
-@pytest.mark.parametrize("form", ["chat", "plain"])
-def test_a_row_that_cannot_be_a_prompt_has_no_score_and_a_reason(built, form, tmp_path):
-    tokenizer = copy.deepcopy(built["Gemma"])
-    tokenizer.model_max_length = 512
-    model = Qwen2ForCausalLM(config(tokenizer))
-    row = {"id": "1", "task": "问", "instruction": "甲", "input": "", "output": "乙"}
-    half = {"id": "\ud83d", "task": "\ud83d", "output": "乙\ud83d"}
-    table = scoring.score(model, tokenizer, [row, row | half, row | {"system": "丙"}], form=form)
-    assert table["response_ppl"].isna().tolist() == [False, True, form == "chat"]
-    assert "text holds half an emoji, '\\ud83d'; a whole one is right" in table.loc[1, "reason"]
-    if form == "chat":
-        assert table.loc[2, "reason"] == "turn 1 (system): the chat template refuses it: System role not supported"
-    parquet, csv = scoring.write_table(table, tmp_path)
-    for written in (pd.read_parquet(parquet), pd.read_csv(csv, dtype=str)):
-        assert written["id"].tolist() == ["1", "\\ud83d", "1"]
+    for take in (chat.encode, lambda tokenizer, talk: chat.prompt_ids(tokenizer, talk[:-1])):
+        with pytest.raises(ValueError, match=message):
+            take(tokenizer, talk)
 
 
 def test_a_chat_response_ends_with_the_turn_and_a_plain_one_with_the_text(built):

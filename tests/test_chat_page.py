@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen2Config, Qwen2
 from scripts import chat, generation
 from scripts.models import checkpoint
 from scripts.profiles import load_profile
+from tests.test_models import tiny as model_sizes
 from tests.test_serve import FOREIGN, running
 from tests.test_site import chromium, requested
 from tools import chat_page
@@ -41,8 +42,7 @@ def tiny():
 def endless(tokenizer):
     """Random weights, which never end an answer by themselves; `passes` counts how often they were used."""
     set_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    model = Qwen2ForCausalLM(Qwen2Config(vocab_size=len(tokenizer), num_key_value_heads=1, **sizes)).eval()
+    model = Qwen2ForCausalLM(model_sizes(vocab_size=len(tokenizer))).eval()
     model.passes = 0
 
     def count(*_):
@@ -101,29 +101,22 @@ def test_sampling_uses_the_whole_vocabulary_whatever_the_checkpoint_prefers(endl
         assert said[0][1].startswith("temperature 2, ≤ 8 tokens") is several
 
 
-class Saying(Qwen2ForCausalLM):
-    """Generates the ids it is given, and notes what would end them."""
-
-    def __init__(self, ids, words):
-        super().__init__(Qwen2Config(vocab_size=words, hidden_size=8, num_hidden_layers=1, num_attention_heads=1))
-        self.ids = ids
-
-    def generate(self, input_ids, generation_config, streamer, **_):
-        self.ends = generation_config.eos_token_id
-        streamer.put(input_ids)
-        for token in self.ids:
-            streamer.put(torch.tensor([token]))
-        return torch.cat([input_ids, torch.tensor([self.ids])], dim=1)
-
-
 def test_a_think_part_is_not_shown_and_the_answer_ends_with_the_turn_also_where_that_is_not_the_eos(chatml):
     chatml.eos_token = "<|endoftext|>"
-    ids = chatml("<think>岩</think>璃月<|im_end|>", add_special_tokens=False)["input_ids"]
-    model = Saying(ids, len(chatml))
+    ids, ends = chatml("<think>岩</think>璃月<|im_end|>", add_special_tokens=False)["input_ids"], []
+
+    def generate(input_ids, generation_config, streamer, **_):
+        ends.extend(generation_config.eos_token_id)
+        streamer.put(input_ids)
+        for token in ids:
+            streamer.put(torch.tensor([token]))
+        return torch.cat([input_ids, torch.tensor([ids])], dim=1)
+
+    model = SimpleNamespace(generate=generate, device="cpu", config=Qwen2Config())
     *parts, (text, note) = stream(model, chatml, QUESTIONS[0], GREEDY)
     assert ("", "thinking") in parts and all("岩" not in text for text, note in parts if note != "thinking")
     assert text == "璃月" and note.endswith("ended by its end token")
-    assert model.ends == chatml.convert_tokens_to_ids(["<|im_end|>", chatml.eos_token])
+    assert ends == chatml.convert_tokens_to_ids(["<|im_end|>", chatml.eos_token])
 
 
 def test_a_prompt_beyond_the_models_window_is_refused_and_one_near_it_gets_fewer_tokens(tiny):
@@ -278,7 +271,8 @@ def browser(server, tmp_path_factory):
 
 @pytest.fixture
 def page(browser, server):
-    """The browser with a new page open and ready."""
+    """The browser with a new page open and ready, what it asked for before forgotten."""
+    requested(browser)
     browser.get(server)
     until(browser, lambda: browser.find_elements(By.CSS_SELECTOR, "#question textarea"))
     return browser
@@ -310,7 +304,7 @@ def choose(page, choice):
     until(page, lambda: {*page.execute_script(visible)} == shown)
 
 
-def test_in_the_browser_one_model_or_both_answer_side_by_side(page, tiny):
+def test_in_the_browser_one_model_or_both_answer_side_by_side_and_no_request_leaves_this_machine(page, server, tiny):
     [expected] = alone(tiny, QUESTIONS[:1])
     choose(page, "base")
     type_and_ask(page, QUESTIONS[0], "base")
@@ -320,6 +314,10 @@ def test_in_the_browser_one_model_or_both_answer_side_by_side(page, tiny):
     assert text_of(page, "base").count(expected) == 2 and text_of(page, "tuned").count(expected) == 1
     left, right = (page.find_element(By.ID, f"chat-{name}").rect for name in ("tuned", "base"))
     assert left["y"] == right["y"] and left["x"] + left["width"] <= right["x"]
+    urls = requested(page)
+    parts = [urlsplit(url) for url in urls]
+    hosts = {part.hostname for part in parts if part.scheme in ("http", "https", "ws", "wss")}
+    assert server in urls and any("gradio_api" in url for url in urls) and hosts == {"127.0.0.1"}
 
 
 def test_in_the_browser_markup_is_shown_as_text_and_never_runs(page):
@@ -328,40 +326,3 @@ def test_in_the_browser_markup_is_shown_as_text_and_never_runs(page):
     assert hostile in text_of(page, "tuned")
     assert page.execute_script("return window.ran ?? 'never'") == "never"
     assert not page.find_elements(By.CSS_SELECTOR, "#chat-tuned :is(script, img, b, strong, .katex)")
-
-
-def test_in_the_browser_a_refusal_is_shown_and_clear_empties_the_chat_for_good(page):
-    type_and_ask(page, "<｜User｜>甲")
-    until(page, lambda: page.find_elements(By.CSS_SELECTOR, "#message [role=alert]"))
-    assert "<｜User｜>" in page.find_element(By.CSS_SELECTOR, "#message").text
-    assert "No question yet" in text_of(page, "tuned")
-    page.refresh()
-    until(page, lambda: page.find_elements(By.CSS_SELECTOR, "#question textarea"))
-    type_and_ask(page, QUESTIONS[0], "tuned")
-    page.find_element(By.ID, "clear").click()
-    until(page, lambda: "No question yet" in text_of(page, "tuned"))
-    type_and_ask(page, QUESTIONS[2], "tuned")
-    assert QUESTIONS[0] not in text_of(page, "tuned") and QUESTIONS[2] in text_of(page, "tuned")
-
-
-def test_in_the_browser_no_request_leaves_this_machine(page, server):
-    requested(page)  # before
-    page.get(server)
-    until(page, lambda: page.find_elements(By.CSS_SELECTOR, "#question textarea"))
-    type_and_ask(page, QUESTIONS[0], "tuned")
-    urls = requested(page)
-    parts = [urlsplit(url) for url in urls]
-    hosts = {part.hostname for part in parts if part.scheme in ("http", "https", "ws", "wss")}
-    assert server in urls and any("gradio_api" in url for url in urls) and hosts == {"127.0.0.1"}
-
-
-def test_in_the_browser_a_phone_needs_no_sideways_scrolling(page):
-    size = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
-    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    choose(page, "both")
-    type_and_ask(page, "长" * 200 + "W" * 200, "tuned", "base")
-    width, inner = page.execute_script("return [document.documentElement.scrollWidth, window.innerWidth]")
-    assert width <= inner == 390
-    for name in ("tuned", "base"):
-        rect = page.find_element(By.ID, f"chat-{name}").rect
-        assert rect["x"] >= 0 and rect["x"] + rect["width"] <= 390

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, models
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 
 from scripts.collator import (
     CUT_OFF,
@@ -26,14 +26,14 @@ X = -100
 PAD, EOS = 0, 1
 USER, ASSISTANT = [10, 11], [20, 21]
 TRL_LABELS = Path(__file__).parent / "data" / "trl019_collator_labels.json"
+FIXTURE = json.loads(TRL_LABELS.read_text(encoding="utf-8"))
 
 
 def number_tokenizer(pad_id=PAD, padding_side="right"):
     """A tokenizer whose token i is the word "t<i>", so that ids can be written by hand."""
     words = Tokenizer(models.WordLevel({f"t{i}": i for i in range(64)}, unk_token="t63"))
-    return PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token=f"t{pad_id}", eos_token=f"t{EOS}", padding_side=padding_side
-    )
+    special = {"pad_token": None if pad_id is None else f"t{pad_id}", "eos_token": f"t{EOS}"}
+    return PreTrainedTokenizerFast(tokenizer_object=words, padding_side=padding_side, **special)
 
 
 def write_trl_labels():
@@ -43,21 +43,16 @@ def write_trl_labels():
     """
     import trl
 
-    fixture = json.loads(TRL_LABELS.read_text(encoding="utf-8"))
-    for case in fixture["cases"]:
+    for case in FIXTURE["cases"]:
         tokenizer = number_tokenizer(case["pad_id"], case["padding_side"])
         collator = trl.DataCollatorForCompletionOnlyLM(case["response"], case["instruction"], tokenizer=tokenizer)
         case["labels"] = collator([{"input_ids": row} for row in case["rows"]])["labels"].tolist()
-    cases = ",\n".join(f"  {json.dumps(case)}" for case in fixture["cases"])
-    head = f'{{\n "trl": {json.dumps(trl.__version__)},\n "source": {json.dumps(fixture["source"])},\n'
+    cases = ",\n".join(f"  {json.dumps(case)}" for case in FIXTURE["cases"])
+    head = f'{{\n "trl": {json.dumps(trl.__version__)},\n "source": {json.dumps(FIXTURE["source"])},\n'
     TRL_LABELS.write_text(f'{head} "cases": [\n{cases}\n ]\n}}\n', encoding="utf-8")
 
 
-# ----- rows by hand
-
 ONE_TURN = [*USER, 30, 31, *ASSISTANT, 40, EOS]
-
-
 TWO_TURNS = [*USER, 30, *ASSISTANT, 40, EOS, *USER, 31, *ASSISTANT, 41, EOS]
 
 
@@ -65,10 +60,8 @@ TWO_TURNS = [*USER, 30, *ASSISTANT, 40, EOS, *USER, 31, *ASSISTANT, 41, EOS]
     ("row", "instruction_marker", "labels", "outcome"),
     [
         (ONE_TURN, None, [X, X, X, X, X, X, 40, EOS], TRAINED),
-        # Every answer of a conversation, each with its end token; the user's turns carry none.
         (TWO_TURNS, USER, [X, X, X, X, X, 40, EOS, X, X, X, X, X, 41, EOS], TRAINED),
-        # The same without an instruction marker: the last answer only, and the outcome says that there was another.
-        (TWO_TURNS, None, [X] * 12 + [41, EOS], REPEATED),
+        (TWO_TURNS, None, [X] * 12 + [41, EOS], REPEATED),  # the last answer only, and it says that there was another
         ([*USER, 30, 31], None, [X, X, X, X], NO_RESPONSE),
         ([], None, [], NO_RESPONSE),
         ([30, *ASSISTANT, 40], USER, [X, X, X, X], NO_INSTRUCTION),
@@ -77,7 +70,6 @@ TWO_TURNS = [*USER, 30, *ASSISTANT, 40, EOS, *USER, 31, *ASSISTANT, 41, EOS]
         ([*USER, 30, *ASSISTANT], None, [X, X, X, X, X], NOTHING_AFTER),
         # The user typed a response marker, or the answer holds one: what follows the last one is surely answer.
         ([*USER, 30, *ASSISTANT, 31, *ASSISTANT, 40], USER, [X, X, X, X, X, X, X, X, 40], REPEATED),
-        # The user typed an instruction marker: the answer is still the answer.
         ([*USER, 30, *USER, 31, *ASSISTANT, 40], USER, [X, X, X, X, X, X, X, X, 40], TRAINED),
     ],
 )
@@ -87,25 +79,20 @@ def test_labels_and_outcome_by_hand(row, instruction_marker, labels, outcome):
 
 def random_row(rng):
     """A conversation of known parts, with its labels and outcome as those parts say them."""
-    row, labels = [], []
-    n_turns, user_types_marker, n_trained = rng.randint(1, 4), False, 0
 
-    def add(ids, trained=False):
-        row.extend(ids)
-        labels.extend(ids if trained else [X] * len(ids))
+    def words(most):
+        return rng.choices(range(30, 60), k=rng.randint(0, most))
 
-    add(rng.choices(range(30, 60), k=rng.randint(0, 2)))
-    for _ in range(n_turns):
-        add(USER + rng.choices(range(30, 60), k=rng.randint(0, 5)))
-        if rng.random() < 0.1:
-            user_types_marker = True
-            add(ASSISTANT + rng.choices(range(30, 60), k=rng.randint(0, 3)))
-        answer = rng.choices(range(30, 60), k=rng.randint(0, 5)) + [EOS] * rng.randint(0, 1)
-        n_trained += len(answer)
-        add(ASSISTANT)
-        add(answer, trained=True)
-    outcome = NOTHING_AFTER if not n_trained else REPEATED if user_types_marker else TRAINED
-    return row, labels, outcome
+    row, outcome = words(2), NOTHING_AFTER
+    labels, typed = [X] * len(row), False
+    for _ in range(rng.randint(1, 4)):
+        asked, answer = [*USER, *words(5)], words(5) + [EOS] * rng.randint(0, 1)
+        if rng.random() < 0.1:  # the user types a marker
+            asked, typed = [*asked, *ASSISTANT, *words(3)], True
+        row += [*asked, *ASSISTANT, *answer]
+        labels += [X] * len(asked + ASSISTANT) + answer
+        outcome = TRAINED if answer else outcome
+    return row, labels, REPEATED if typed and outcome == TRAINED else outcome
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -124,16 +111,6 @@ def test_random_conversations_against_the_parts_they_were_made_of(side):
         assert set(batch["labels"][i][~real].tolist()) <= {X}
 
 
-def test_a_marker_across_two_rows_is_not_a_marker():
-    rows = [[*USER, 30, *ASSISTANT, 40, 20], [21, 30, *ASSISTANT, 41]]
-    batch = CompletionCollator(number_tokenizer(), ASSISTANT, packed=True)([{"input_ids": row} for row in rows])
-    assert batch["labels"].tolist() == [[X, X, X, X, X, 40, 20, X, X, X, X, 41]]
-
-
-# ----- against trl
-
-FIXTURE = json.loads(TRL_LABELS.read_text(encoding="utf-8"))
-
 # Where we part from trl 0.19 on purpose, with the labels we give to the last row instead (padding not shown).
 DIFFERENCES = {
     # trl pairs the first marker with the first instruction and trains the rest of the user's text.
@@ -148,8 +125,7 @@ DIFFERENCES = {
 @pytest.mark.parametrize("case", FIXTURE["cases"], ids=lambda case: case["name"])
 def test_labels_equal_those_of_trl_019(case):
     expected = [list(labels) for labels in case["labels"]]
-    if case["name"] in DIFFERENCES:
-        labels = DIFFERENCES[case["name"]]
+    if labels := DIFFERENCES.get(case["name"]):
         labels = labels + [X] * (len(expected[-1]) - len(labels))
         assert labels != expected[-1], "no longer a difference: take it off the list"
         expected[-1] = labels
@@ -193,8 +169,6 @@ def test_trl_today_trains_the_marker_too_and_nothing_else_differs(tokenizer, n_t
     assert tokenizer.decode([x for x in labels if x != X]) == "".join(answers)
 
 
-# ----- batches
-
 MASKED_ROWS = [
     {"input_ids": [2, 30, 31, 40, EOS], "completion_mask": [0, 0, 0, 1, 1]},
     {"input_ids": [2, 32, EOS], "completion_mask": [0, 1, 1]},
@@ -209,12 +183,10 @@ def test_padded_by_hand_with_pad_equal_to_eos():
         "attention_mask": [[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]],
         "labels": [[X, X, X, 40, EOS], [X, 32, EOS, X, X]],
     }
-    left = CompletionCollator(number_tokenizer(EOS, "left"))(MASKED_ROWS)
-    assert left["labels"][1].tolist() == [X, X, X, 32, EOS] and left["attention_mask"][1].tolist() == [0, 0, 1, 1, 1]
 
 
 def test_packed_by_hand():
-    batch = CompletionCollator(number_tokenizer(EOS), packed=True)(MASKED_ROWS)
+    batch = CompletionCollator(number_tokenizer(pad_id=None), packed=True)(MASKED_ROWS)
     assert batch.pop("use_cache") is False
     assert {key: value.tolist() for key, value in batch.items()} == {
         "input_ids": [[2, 30, 31, 40, EOS, 2, 32, EOS]],
@@ -227,29 +199,22 @@ def test_packed_by_hand():
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_the_first_token_of_a_row_is_never_a_target(packed):
-    rows = [{"input_ids": ids, "completion_mask": [1] * len(ids)} for ids in ([30, 31, 32], [33, 34])]
-    batch = CompletionCollator(number_tokenizer(padding_side="left"), packed=packed)(rows)
-    assert batch["labels"][batch["labels"] != X].tolist() == [31, 32, 34]
+def test_the_first_token_is_no_target_and_a_mask_wins_over_the_markers_which_rows_without_are_searched_for(packed):
+    masks = [[0] * 7 + [1], [1] * 8, None]
+    rows = [{"input_ids": ONE_TURN, "completion_mask": mask} for mask in masks]
+    labels = CompletionCollator(number_tokenizer(), ASSISTANT, packed=packed)(rows)["labels"]
+    assert labels.view(3, 8).tolist() == [[X] * 7 + [EOS], [X, *ONE_TURN[1:]], [X] * 6 + [40, EOS]]
 
 
-def test_the_mask_wins_over_the_markers_and_rows_of_both_kinds_mix():
-    rows = [{"input_ids": ONE_TURN, "completion_mask": [0] * 7 + [1]}, {"input_ids": ONE_TURN, "completion_mask": None}]
-    collator = CompletionCollator(number_tokenizer(), ASSISTANT)
-    assert collator(rows)["labels"].tolist() == [[X] * 7 + [EOS], [X] * 6 + [40, EOS]]
-
-
-def test_a_faulty_row_is_named_with_its_outcome_its_text_and_what_repairs_it():
-    collator = CompletionCollator(number_tokenizer(), ASSISTANT)
-    with pytest.raises(ValueError) as error:
-        collator([{"input_ids": ONE_TURN}, {"input_ids": [30, *ASSISTANT]}])
-    said = "row 1 of the batch: nothing after the marker. It begins 't30 t20 t21'. Repair: put the answer and its "
-    assert str(error.value) == said + "end-of-sequence token after the marker"
+FAULT = (
+    "row 1 of the batch: nothing after the marker. It begins 't30 t20 t21'. Repair: put the answer and its end-of-seq"
+)
 
 
 @pytest.mark.parametrize(
     ("options", "features", "message"),
     [
+        ({"response_marker": ASSISTANT}, [{"input_ids": ONE_TURN}, {"input_ids": [30, *ASSISTANT]}], FAULT),
         ({}, [], "the batch is empty"),
         ({}, [{"input_ids": []}], "row 0 of the batch has no tokens"),
         ({}, [*MASKED_ROWS, {"input_ids": [30]}], "row 2 .* no completion_mask and .* no response_marker.*give one"),
@@ -259,35 +224,24 @@ def test_a_faulty_row_is_named_with_its_outcome_its_text_and_what_repairs_it():
         ({"response_marker": []}, None, r"response_marker is \[\]"),
         ({"instruction_marker": ["t10"]}, None, r"instruction_marker is \['t10'\]; it must be"),
         ({"response_marker": [20], "instruction_marker": [20]}, None, r"both markers are \[20\]"),
+        ({"tokenizer": number_tokenizer(pad_id=None)}, MASKED_ROWS, "the tokenizer has no pad token: set "),
     ],
 )
 def test_bad_settings_and_batches_are_refused(options, features, message):
     with pytest.raises(ValueError, match=message):
-        CompletionCollator(number_tokenizer(), **options)(features)
-
-
-def test_padding_needs_a_pad_token():
-    tokenizer = number_tokenizer()
-    tokenizer.pad_token = None
-    with pytest.raises(ValueError, match="the tokenizer has no pad token: set "):
-        CompletionCollator(tokenizer)(MASKED_ROWS)
-    assert CompletionCollator(tokenizer, packed=True)(MASKED_ROWS)["input_ids"].shape == (1, 8), "packing needs none"
-
-
-# ----- what a model makes of it
+        CompletionCollator(**{"tokenizer": number_tokenizer()} | options)(features)
 
 
 @pytest.fixture(scope="module")
 def model():
+    from tests.test_models import tiny  # not at the top: it needs transformers 5
+
     torch.manual_seed(0)
-    shape = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
-    shape |= {"num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": False}
-    return Qwen2ForCausalLM(Qwen2Config(**shape, initializer_range=0.3, attn_implementation="sdpa"))
+    return Qwen2ForCausalLM(tiny(vocab_size=64, initializer_range=0.3, attn_implementation="sdpa"))
 
 
-def random_features(n_rows=7, seed=0):
-    rng = random.Random(seed)
-    features = []
+def random_features(n_rows):
+    rng, features = random.Random(0), []
     for _ in range(n_rows):
         n_prompt, n_answer = rng.randint(1, 8), rng.randint(1, 6)
         ids = [*rng.choices(range(2, 64), k=n_prompt + n_answer - 1), EOS]
@@ -313,7 +267,7 @@ def loss_row_by_row(model, features):
 
 @pytest.mark.parametrize(("side", "packed"), [("right", False), ("left", False), ("right", True)])
 def test_loss_and_gradients_equal_a_loop_over_the_rows(model, side, packed):
-    features = random_features()
+    features = random_features(7)
     batch = CompletionCollator(number_tokenizer(EOS, side), packed=packed)(features)
     expected_loss, expected_gradients = loss_and_gradients(model, loss_row_by_row(model, features))
     loss, gradients = loss_and_gradients(model, model(**batch).loss)
@@ -327,12 +281,11 @@ def test_packed_rows_do_not_see_each_other_but_would_with_a_cache(model):
     batch = CompletionCollator(number_tokenizer(), packed=True)(features)
     with torch.no_grad():
         alone = torch.cat([model(input_ids=torch.tensor([f["input_ids"]])).logits[0] for f in features])
-        kept = batch["logits_to_keep"][0]
-        together = model(**batch).logits
-        with_cache = model(**batch | {"use_cache": True}).logits
-    assert together.shape == (batch["shift_labels"].numel(), 64), "the head runs on the marked positions alone"
-    assert torch.allclose(together, alone[kept], atol=1e-5)
-    assert not torch.allclose(with_cache, alone[kept], atol=1e-2), "use_cache=False is what keeps the rows apart"
+        together, with_cache = (model(**batch | {"use_cache": use}).logits for use in (batch["use_cache"], True))
+    kept = alone[batch["logits_to_keep"][0]]
+    assert together.shape == kept.shape, "the head runs on the marked positions alone"
+    assert torch.allclose(together, kept, atol=1e-5)
+    assert not torch.allclose(with_cache, kept, atol=1e-2), "use_cache=False is what keeps the rows apart"
 
 
 @pytest.mark.parametrize(("kind", "packed"), [("Trainer", False), ("Trainer", True), ("SFT", False), ("SFT", True)])

@@ -2,9 +2,6 @@
 
 import copy
 import json
-import signal
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -14,7 +11,6 @@ from scripts import chat
 from scripts.artifacts import read_jsonl
 from scripts.generation import answer
 from scripts.models import checkpoint
-from scripts.profiles import ROOT
 from tests.test_models import tiny
 
 # Prompts of different length, so that a batch needs padding; about people whom the tiny model never met.
@@ -30,13 +26,6 @@ def real():
     return model, AutoTokenizer.from_pretrained(folder, padding_side="right")
 
 
-@pytest.fixture(scope="module")
-def random_model(tokenizer):
-    """Random weights, which never end an answer by themselves."""
-    set_seed(0)
-    return Qwen2ForCausalLM(tiny(vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id))
-
-
 class Scripted(torch.nn.Module):
     """Stands in for a model: generates the text given for each question, EOS after it if it ends with ".", else until it is cut."""
 
@@ -47,30 +36,24 @@ class Scripted(torch.nn.Module):
     device = torch.device("cpu")
     pad = 9  # what stands after an answer that ended before others: a token that tells nothing
 
-    @property
-    def asked(self):
-        return [question for batch in self.batches for question in batch]
-
     def generate(self, input_ids, attention_mask, generation_config):
         eos = self.tokenizer.eos_token_id
         real = [ids[mask.bool()] for ids, mask in zip(input_ids, attention_mask, strict=True)]
         asked = [self.tokenizer.decode(ids).split("<｜User｜>")[1].split("<｜Assistant｜>")[0] for ids in real]
         self.batches.append(asked)
-        new = []
-        for question in asked:
-            text = self.texts[question]
-            ids = self.tokenizer(text.removesuffix("."), add_special_tokens=False)["input_ids"]
-            new.append((ids + [eos] * text.endswith("."))[: generation_config.max_new_tokens])
+        texts = [self.texts[question] for question in asked]
+        ids = self.tokenizer([text.removesuffix(".") for text in texts], add_special_tokens=False)["input_ids"]
+        new = [own + [eos] * text.endswith(".") for own, text in zip(ids, texts, strict=True)]
+        new = [own[: generation_config.max_new_tokens] for own in new]
         width = max(map(len, new))
         return torch.cat([input_ids, torch.tensor([ids + [self.pad] * (width - len(ids)) for ids in new])], dim=1)
 
 
 def test_batched_answers_equal_those_asked_one_at_a_time_and_the_models_own(real):
     model, tokenizer = real
-    settings = {"max_new_tokens": 24}
-    single = answer(model, tokenizer, QUESTIONS, batch_size=1, **settings)
+    single = answer(model, tokenizer, QUESTIONS, batch_size=1, max_new_tokens=24)
     for batch_size in (2, 3, 64):
-        assert answer(model, tokenizer, QUESTIONS, batch_size=batch_size, **settings) == single
+        assert answer(model, tokenizer, QUESTIONS, batch_size=batch_size, max_new_tokens=24) == single
     for question, row in zip(QUESTIONS, single, strict=True):
         prompt = torch.tensor([chat.prompt_ids(tokenizer, question)])
         tokens = greedy_by_hand(model, prompt, tokenizer.eos_token_id, 24)
@@ -88,20 +71,16 @@ def greedy_by_hand(model, ids, eos, limit):
     return new
 
 
-def test_answers_come_in_the_order_asked_and_a_question_that_stands_twice_is_asked_once(tokenizer):
-    model = Scripted(tokenizer, {question: f"{number}." for number, question in enumerate(QUESTIONS)})
-    asked = [QUESTIONS[2], QUESTIONS[0], QUESTIONS[2], QUESTIONS[3], QUESTIONS[0], QUESTIONS[1]]
-    rows = answer(model, tokenizer, asked, batch_size=2)
-    assert [row["prediction"] for row in rows] == ["2", "0", "2", "3", "0", "1"]
-    assert sorted(model.asked) == sorted(QUESTIONS[:4])
-    assert [len(batch) for batch in model.batches] == [2, 2]
+def test_answers_come_in_the_order_asked_each_question_asked_once_and_with_the_prompt_that_is_made_of_it(tokenizer):
+    model = Scripted(tokenizer, {question: f"岩{number}." for number, question in enumerate(QUESTIONS)})
 
+    def prompt(words, number):
+        return chat.prompt_ids(words, QUESTIONS[int(number)])
 
-def test_a_prompt_made_another_way_is_what_the_model_sees_under_the_question_that_was_asked(tokenizer):
-    model = Scripted(tokenizer, {"钟离": "岩.", "温迪": "风."})
-    whole = {"钟": "钟离", "温": "温迪"}
-    rows = answer(model, tokenizer, [*whole], prompt=lambda words, name: chat.prompt_ids(words, whole[name]))
-    assert [(row["question"], row["prediction"]) for row in rows] == [("钟", "岩"), ("温", "风")]
+    rows = answer(model, tokenizer, [*"202301"], batch_size=2, prompt=prompt)
+    assert [(row["question"], row["prediction"]) for row in rows] == [(number, f"岩{number}") for number in "202301"]
+    first, second = model.batches
+    assert len(first) == len(second) == 2 and sorted(first + second) == sorted(QUESTIONS[:4])
 
 
 def test_what_is_no_list_of_questions_is_refused_before_any_is_asked(tokenizer):
@@ -138,24 +117,21 @@ def test_an_answer_that_is_not_finished_says_why(tokenizer, text, row):
     assert second["finished"] and second["new_tokens"] == 5
 
 
-def test_a_model_that_would_sample_by_itself_answers_greedily_here(random_model, tokenizer, monkeypatch):
-    expected = answer(random_model, tokenizer, QUESTIONS, max_new_tokens=12)
-    own = GenerationConfig(do_sample=True, temperature=0.6, top_p=0.95, top_k=3, eos_token_id=tokenizer.eos_token_id)
-    monkeypatch.setattr(random_model, "generation_config", own)
-    prompt = {"input_ids": torch.tensor([chat.prompt_ids(tokenizer, QUESTIONS[0])]), "max_new_tokens": 12}
-    sampled = {tuple(random_model.generate(**prompt)[0].tolist()) for _ in range(5)}
-    assert len(sampled) > 1, "asked directly, it samples"
+def test_decoding_is_greedy_whatever_the_models_own_settings_unless_sampling_is_asked_for(tokenizer):
+    set_seed(0)
+    model = Qwen2ForCausalLM(tiny(vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id))
+    expected = answer(model, tokenizer, QUESTIONS, max_new_tokens=12)
+    model.generation_config = GenerationConfig(do_sample=True, temperature=0.6, eos_token_id=tokenizer.eos_token_id)
     for _ in range(3):
-        assert answer(random_model, tokenizer, QUESTIONS, max_new_tokens=12) == expected
+        assert answer(model, tokenizer, QUESTIONS, max_new_tokens=12) == expected
 
+    def sampled():
+        return answer(model, tokenizer, QUESTIONS[:1], decoding={"do_sample": True, "temperature": 5.0})
 
-def test_sampling_is_done_when_asked_for(random_model, tokenizer):
-    decoding = {"do_sample": True, "temperature": 5.0}
     set_seed(0)
-    first, again = (answer(random_model, tokenizer, QUESTIONS[:1], decoding=decoding) for _ in range(2))
-    assert first != again
+    first, again = sampled(), sampled()
     set_seed(0)
-    assert answer(random_model, tokenizer, QUESTIONS[:1], decoding=decoding) == first
+    assert first != again and sampled() == first
 
 
 def test_answers_of_another_run_other_settings_or_another_template_are_not_taken_for_these(tokenizer, tmp_path):
@@ -163,19 +139,16 @@ def test_answers_of_another_run_other_settings_or_another_template_are_not_taken
     first_revision.chat_template = tokenizer.chat_template.replace("<think>\\n", "")
     works = [(tokenizer, {}), (tokenizer, {"run": "another"}), (first_revision, {})]
     works += [(tokenizer, {"max_new_tokens": 9}), (tokenizer, {"decoding": {"num_beams": 1}})]
-
-    def asked(model, reading, settings):
-        [row] = answer(model, reading, QUESTIONS[:1], tmp_path, **settings)
-        return row["prediction"]
-
-    for number, work in enumerate(works):
-        assert asked(Scripted(work[0], {QUESTIONS[0]: f"{number}."}), *work) == str(number)
-    silent = Scripted(tokenizer, {})  # all stay: asked again, a model that would answer otherwise is not asked
-    assert [asked(silent, *work) for work in works] == [*"01234"] and silent.asked == []
+    models = [Scripted(work[0], {QUESTIONS[0]: f"{number}."}) for number, work in enumerate(works)]
+    for _ in range(2):  # all stay: asked again, no model is asked
+        for number, (words, settings) in enumerate(works):
+            [row] = answer(models[number], words, QUESTIONS[:1], tmp_path, **settings)
+            assert row["prediction"] == str(number)
+    assert [len(model.batches) for model in models] == [1] * 5
 
 
 ANSWERING = """
-import json, os, signal, sys
+import json
 from pathlib import Path
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from scripts import generation
@@ -195,18 +168,14 @@ generation.answer(model, tokenizer, json.loads(sys.argv[3]), sys.argv[2], batch_
 """
 
 
-def test_killed_and_run_again_it_loses_nothing_and_repeats_nothing(real, tmp_path, capsys):
-    model, tokenizer = real
-    journal = tmp_path / "killed"
-    command = [sys.executable, "-c", ANSWERING, checkpoint("tiny-causal-lm"), str(journal), json.dumps(QUESTIONS)]
-    killed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    [file] = journal.rglob("batches-0.jsonl")
+def test_killed_and_run_again_it_loses_nothing_and_repeats_nothing(real, tmp_path, capsys, run_until_killed):
+    run_until_killed(ANSWERING, checkpoint("tiny-causal-lm"), tmp_path, json.dumps(QUESTIONS))
+    [file] = tmp_path.rglob("batches-0.jsonl")
     assert file.read_bytes().count(b"\n") == 2  # two batches of two
 
-    rows = answer(model, tokenizer, QUESTIONS, journal, batch_size=2, max_new_tokens=12)
+    rows = answer(*real, QUESTIONS, tmp_path, batch_size=2, max_new_tokens=12)
     printed = capsys.readouterr().out
     assert "the last line was cut off by a kill" in printed and "2 batches were answered before" in printed
-    assert rows == answer(model, tokenizer, QUESTIONS, batch_size=2, max_new_tokens=12)
+    assert rows == answer(*real, QUESTIONS, batch_size=2, max_new_tokens=12)
     filed = [row["question"] for batch in read_jsonl(file) for row in batch["results"]]
     assert sorted(filed) == sorted(QUESTIONS), "each question once"

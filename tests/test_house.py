@@ -4,6 +4,7 @@ import ast
 import doctest
 import importlib
 import json
+import re
 
 import pytest
 
@@ -56,20 +57,16 @@ def packages(code: str) -> set[str]:
     return {name.split(".")[1] for name in taken(code) if name.startswith("scripts.")} & {*CHAPTERS, "offline"}
 
 
-def test_what_chapters_share_imports_no_chapter_and_no_chapter_imports_another():
+def test_a_module_or_notebook_imports_of_the_chapters_its_own_alone():
+    """What chapters share imports none; the stand-ins import all; notebook 07 reads the known optimum of its ratings."""
     assert sum("." not in module for module in SHELF) <= 10, "scripts/ is thin"
     for path, code in CODE.items():
-        if path.parts[0] == "scripts":
-            room = path.parts[1] if len(path.parts) > 2 else None
-            assert packages(code) <= ({*CHAPTERS, "offline"} if room == "offline" else {room}), path
-
-
-def test_only_programs_bench_and_tests_import_the_stand_ins():
-    """Notebook 07 reads the known optimum of its synthetic ratings."""
-    for path, code in CODE.items():
+        room = path.parts[1] if len(path.parts) > 2 else None
         if path.parts[0] == "notebooks":
-            chapter = CHAPTERS[max(0, int(path.stem[:2]) - 4)]
-            assert packages(code) <= {chapter, *(["offline"] if chapter == "ratings" else [])}, path
+            room = CHAPTERS[max(0, int(path.stem[:2]) - 4)]
+            assert packages(code) <= {room, *(["offline"] if room == "ratings" else [])}, path
+        elif path.parts[0] == "scripts":
+            assert packages(code) <= ({*CHAPTERS, "offline"} if room == "offline" else {room}), path
 
 
 @pytest.mark.parametrize(("room", "closed"), [("scripts", "tools bench tests"), ("notebooks", "tools")])
@@ -91,3 +88,8 @@ def test_everything_public_is_used_by_somebody():
             if hasattr(one, "name") and not one.name.startswith("_") and not is_given:
                 unused |= {f"scripts.{module}.{one.name}"} - used
     assert unused == {f"scripts.{name}" for name in INSIDE}, "dead; or INSIDE is no longer right"
+
+
+def test_no_conflict_of_a_merge_is_left_in_a_page():
+    pages = [path for pattern in ("*.md", "*/*.md", "notebooks/*.ipynb") for path in ROOT.glob(pattern)]
+    assert [path.name for path in pages if re.search("^[<>]{7} ", path.read_text(encoding="utf-8"), re.MULTILINE)] == []

@@ -11,17 +11,12 @@ from tools import launcher
 # What accelerate's launcher printed when a process was killed, and when one raised, shortened.
 REPORT = """
 [rank1]: Traceback (most recent call last):
-[rank1]:   File "02_lora_sft.py", line 12, in <module>
-[rank1]: ValueError: batch size 3 {more}
-scripts/02_lora_sft.py FAILED
-------------------------------------------------------------
+[rank1]: ValueError: batch size 3 is odd
 Root Cause (first observed failure):
 [0]:
   time      : 2026-11-21_16:00:00
-  host      : somewhere
   rank      : {rank} (local_rank: {rank})
   exitcode  : {code} (pid: 4711)
-  error_file: <N/A>
 """
 
 
@@ -29,22 +24,21 @@ def test_the_script_holds_every_cell_and_its_processes_meet_after_each(tmp_path)
     path = tmp_path / "02_lora_sft.ipynb"
     cells = [new_markdown_cell("# Title"), new_code_cell("x = 1"), new_code_cell(""), new_code_cell("x + 1")]
     nbformat.write(new_notebook(cells=cells), path)
-    code = launcher.export(path, tmp_path / "script.py").read_text(encoding="utf-8")
-    statements = [ast.unparse(node) for node in ast.parse(code).body]
-    meeting = [ast.unparse(node) for node in ast.parse(launcher.TOGETHER).body]
-    assert statements == ["x = 1", *meeting, "x + 1", *meeting]
+    code = ast.parse(launcher.export(path, tmp_path / "script.py").read_text(encoding="utf-8"))
+    expected = ast.parse(f"x = 1\n{launcher.TOGETHER}\nx + 1\n{launcher.TOGETHER}")
+    assert ast.dump(code) == ast.dump(expected)
 
 
 @pytest.mark.parametrize(
-    ("rank", "code", "more", "said"),
+    ("rank", "code", "said"),
     [
-        (1, -9, "", "1 of 2 was ended by SIGKILL (often by the system, when memory ran out); the others were stopped"),
-        (0, -15, "", "0 of 2 was ended by SIGTERM; the others were stopped"),
-        (1, 1, "is odd", "1 of 2 failed; the others were stopped\n    ValueError: batch size 3 is odd"),
+        (1, -9, "1 of 2 was ended by SIGKILL (often by the system, when memory ran out); the others were stopped"),
+        (0, -15, "0 of 2 was ended by SIGTERM; the others were stopped"),
+        (1, 1, "1 of 2 failed; the others were stopped\n    ValueError: batch size 3 is odd"),
     ],
 )
-def test_a_process_that_was_killed_or_raised_is_named_with_its_signal_or_error(rank, code, more, said):
-    assert launcher.what_ended_it(REPORT.format(rank=rank, code=code, more=more), 2) == f"process {said}"
+def test_a_process_that_was_killed_or_raised_is_named_with_its_signal_or_error(rank, code, said):
+    assert launcher.what_ended_it(REPORT.format(rank=rank, code=code), 2) == f"process {said}"
 
 
 @pytest.mark.parametrize(
@@ -70,7 +64,6 @@ NO_GPU = "fsdp.yaml shards a model over GPUs, and {}; leave CONFIG out for data 
         (0, 2, "data_parallel.yaml", "auto", None),
         (8, 16, "data_parallel_hosts.yaml", "auto", None),  # two hosts
         (4, 16, "fsdp_hosts.yaml", "auto", "8 processes on this host need 8 GPUs, one each, and it has 4: NPROC=8 is"),
-        (4, 8, "fsdp_hosts.yaml", "auto", None),  # as that advice has it
         (8, 15, "data_parallel_hosts.yaml", "auto", "NPROC=15 over 2 hosts: should be a multiple of 2"),
         (0, 2, "fsdp.yaml", "auto", NO_GPU.format("there is none here")),
         (8, 2, "fsdp.yaml", "cpu", NO_GPU.format("COOKBOOK_DEVICE=cpu uses none")),
@@ -101,9 +94,3 @@ def test_a_config_that_accelerate_would_not_take_is_an_error_that_says_why(tmp_p
     said = capsys.readouterr().err
     assert said.startswith("\n.../odd.yaml is no config for accelerate: ") and why in said
     assert "; configs/data_parallel.yaml is one\n" in said
-
-
-def test_a_number_of_processes_that_makes_no_sense_is_refused(capsys):
-    with pytest.raises(SystemExit):
-        launcher.main(["--nb", "02", "--processes", "0"])
-    assert "a whole number from 1" in capsys.readouterr().err

@@ -28,15 +28,11 @@ def model(tokenizer):
 @pytest.fixture(scope="module")
 def kinds(model, tokenizer):
     """Models that differ in what the scores rest on: precision, a sliding window and capped logits, an adapter on the head."""
-    set_seed(1)
     own = {"head_dim": 16, "sliding_window": 4, "final_logit_softcapping": 2.0}
     gemma = Gemma2ForCausalLM(tiny(Gemma2Config, vocab_size=len(tokenizer), **WIDE, **own)).eval()
     lora = LoraConfig(r=4, target_modules=["q_proj", "lm_head"], init_lora_weights=False, task_type="CAUSAL_LM")
     adapted = get_peft_model(copy.deepcopy(model), lora).eval()
     return {"qwen2": model, "float64": copy.deepcopy(model).double(), "gemma2": gemma, "lora": adapted}
-
-
-KINDS = pytest.mark.parametrize("kind", ["qwen2", "float64", "gemma2", "lora"])
 
 
 def random_requests(seed, count=10):
@@ -61,10 +57,7 @@ def close(found, expected, rtol=1e-5):
         np.testing.assert_allclose(some, wanted, rtol=rtol, atol=1e-5)
 
 
-# ----- likelihoods
-
-
-@KINDS
+@pytest.mark.parametrize("kind", ["qwen2", "float64", "gemma2", "lora"])
 @pytest.mark.parametrize("max_tokens", [1, 50, 8192])
 @torch.inference_mode()
 def test_nats_are_those_of_a_token_loop_whatever_the_batches_and_their_mean_is_the_models_own_loss(
@@ -93,15 +86,10 @@ def test_the_head_runs_on_few_positions_at_once_and_on_none_twice(kinds, kind, m
 
 @pytest.mark.parametrize("function", [token_nats, losses])
 def test_a_request_without_context_or_text_is_refused(function):
-    for wrong, counts in (
-        (((), (1,)), "0 tokens of context, 1 of text"),
-        (((1, 2), ()), "2 tokens of context, 0 of text"),
-    ):
+    for wrong in (((), (1,)), ((1,), ())):
+        counts = f"{len(wrong[0])} tokens of context, {len(wrong[1])} of text"
         with pytest.raises(ValueError, match=f"request 1: {counts}; at least one each is right"):
             function(None, [((1,), (2,)), wrong])
-
-
-# ----- texts and batches
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -125,13 +113,6 @@ def test_a_batch_has_at_most_so_many_tokens_with_padding():
     assert lengths(9, 3, 2, 1) == [[3, 2, 1]] and lengths(8) == []
 
 
-# ----- resuming
-
-
-def journal_of(folder):
-    return [line["batch"] for file in folder.rglob("batches-*.jsonl") for line in read_jsonl(file)]
-
-
 def test_killed_and_run_again_only_the_rest_is_scored_and_nothing_differs(model, tmp_path, monkeypatch, capsys):
     requests = random_requests(5, count=20)
     whole = losses(model, requests, 60)
@@ -140,65 +121,52 @@ def test_killed_and_run_again_only_the_rest_is_scored_and_nothing_differs(model,
     with monkeypatch.context() as patch, pytest.raises(StopIteration):  # in the third batch, in the place of a kill
         patch.setattr(likelihood, "batch_nats", lambda *some: next(two)(*some))
         losses(model, requests, 60, tmp_path)
-    assert journal_of(tmp_path) == [0, 1] and len(batches) > 4
+    [file] = tmp_path.rglob("batches-*.jsonl")
+    assert [line["batch"] for line in read_jsonl(file)] == [0, 1] and len(batches) > 4
     for cut_off in (0, 5):  # of a line that a kill cut off, which is made again
-        [file] = tmp_path.rglob("batches-*.jsonl")
         os.truncate(file, file.stat().st_size - cut_off)
         assert losses(model, requests, 60, tmp_path).tolist() == whole.tolist()
-        assert journal_of(tmp_path) == batches
+        assert [line["batch"] for line in read_jsonl(file)] == batches
     assert "2 batches were scored before; going on behind them" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("changed", ["requests", "weights", "max_tokens"])
-def test_the_journal_of_other_work_is_begun_anew(model, tmp_path, capsys, changed):
-    requests, other, max_tokens = random_requests(6), copy.deepcopy(model), 60
-    losses(model, requests, max_tokens, tmp_path)
-    with torch.no_grad():
-        other.lm_head.weight[7] += changed == "weights"
-    requests[0] = ((1, 2, 3), (4,)) if changed == "requests" else requests[0]
-    max_tokens += changed == "max_tokens"
-    found = losses(other, requests, max_tokens, tmp_path)
-    np.testing.assert_array_equal(found, losses(other, requests, max_tokens))
-    assert "scored before" not in capsys.readouterr().out
+def test_the_journal_of_other_work_is_begun_anew(model, tmp_path):
+    requests, other = random_requests(6), copy.deepcopy(model)
+    torch.nn.init.zeros_(other.lm_head.weight[7])
+    works = [(model, requests, 60), (other, requests, 60), (model, requests, 61), (model, requests[::-1], 60)]
+    for work in works:
+        np.testing.assert_array_equal(losses(*work, tmp_path), losses(*work))
+    assert len([*tmp_path.iterdir()]) == len(works)
 
 
 def test_a_loss_that_is_not_finite_comes_back_from_the_journal_as_it_was(model, tmp_path):
     broken = copy.deepcopy(model)
-    with torch.no_grad():
-        broken.model.embed_tokens.weight[5] = math.nan
-    requests = [((5,), (6,)), ((7,), (6,))]
-    first, again = (losses(broken, requests, journal=tmp_path) for _ in range(2))
-    assert np.isnan(first).tolist() == [True, False]
-    np.testing.assert_array_equal(first, again)
+    torch.nn.init.constant_(broken.model.embed_tokens.weight[5], math.nan)
+    for _ in range(2):
+        found = losses(broken, [((5,), (6,)), ((7,), (6,))], journal=tmp_path)
+        assert np.isnan(found).tolist() == [True, False]
 
 
-# ----- conversations
-
-TALKS = [
-    [{"role": "user", "content": question}, {"role": "assistant", "content": reply}]
-    for question, reply in {
-        "钟离来自哪里？": "钟离来自璃月",
-        "不好意思，我想了解，关于胡桃，她究竟是什么身份，平日里又做什么工作呢？": "胡桃是女性",
-        "魈是男是女？": "男",
-    }.items()
-]
+SAID = {
+    "钟离来自哪里？": "钟离来自璃月",
+    "不好意思，我想了解，关于胡桃，她究竟是什么身份，平日里又做什么工作呢？": "胡桃是女性",
+    "魈是男是女？": "男",
+}
+TALKS = [[{"role": "user", "content": q}, {"role": "assistant", "content": a}] for q, a in SAID.items()]
 TALKS.append([*TALKS[0], *TALKS[2]])  # of which only the last answer is scored
 
 
-def talk_by_hand(model, tokenizer, messages):
-    """Mean nats of the last answer's tokens and of its EOS."""
-    encoded = chat.encode(tokenizer, messages)
-    cut = encoded["completion_mask"].index(1)
-    nats = nats_by_hand(model, encoded["input_ids"][:cut], encoded["input_ids"][cut:])
-    assert len(nats) == len(messages[-1]["content"]) + 1  # a token a character, and EOS
-    return np.mean(nats)
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_completion_losses_are_those_of_a_token_loop(model, tokenizer, batch_size):
+    def by_hand(talk):
+        ids, answer = (
+            chat.encode(tokenizer, talk)["input_ids"],
+            len(talk[-1]["content"]) + 1,
+        )  # a token a character, EOS
+        return np.mean(nats_by_hand(model, ids[:-answer], ids[-answer:]))
 
-
-@pytest.mark.parametrize("batch_size", [1, 3, 64])
-def test_completion_losses_are_those_of_a_token_loop_and_of_the_model_itself(model, tokenizer, batch_size):
     found = completion_losses(model, tokenizer, TALKS, batch_size)
-    assert found.shape == (4,) and found.dtype == np.float64
-    np.testing.assert_allclose(found, [talk_by_hand(model, tokenizer, talk) for talk in TALKS], rtol=1e-5)
+    np.testing.assert_allclose(found, [by_hand(talk) for talk in TALKS], rtol=1e-5)
     assert abs(np.subtract.outer(found, found)[~np.eye(4, dtype=bool)]).min() > 1e-4  # a wrong order would show
 
 

@@ -3,19 +3,18 @@
 import os
 import platform
 import socket
-import warnings
 from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate import PartialState
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import Qwen2ForCausalLM
 
 from scripts import profiles
 from scripts.profiles import PROFILES, ROOT, Profile, load_profile, pins, shown, why_profile
 from scripts.sft_scores import scoring
-from tests.test_models import no_room
+from tests.test_models import no_room, tiny
 
 FIELDS = [field.name for field in fields(Profile) if field.name != "name"]
 
@@ -30,15 +29,14 @@ def asked_anew():
     torch.set_num_threads(threads)
 
 
-def gpu(monkeypatch, gib: float, bfloat16: bool = True, name: str = "Some GPU"):
-    """Make torch describe such a GPU, and two of them."""
+def gpu(monkeypatch, gib: float | None, bfloat16: bool = True, name: str = "Some GPU"):
+    """Make torch describe such a GPU, and two of them; None: it cannot tell what is free."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: name)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (int(gib * 2**30), 80 * 2**30))
-    monkeypatch.setattr(
-        torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or bfloat16
-    )
+    told = no_room if gib is None else lambda *_: (int(gib * 2**30), 80 * 2**30)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", told)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation or bfloat16)
 
 
 # A chapter holds the base twice in 16 bits (02, 07) or once in 32 (03), so at least 4 bytes a parameter, and 0.9 of what is free
@@ -56,33 +54,23 @@ def test_unset_the_profile_is_the_largest_that_fits_the_free_memory(monkeypatch,
     assert load_profile({"COOKBOOK_CAUSAL_LM": "/some/70B"}).name == name, "replaced models do not change the choice"
 
 
-def test_without_a_gpu_or_where_none_is_used_or_its_memory_is_unknown_the_profile_is_tiny(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert load_profile({}) == load_profile({"COOKBOOK_PROFILE": ""}) == PROFILES["tiny"]
-    gpu(monkeypatch, 80)
-    assert load_profile({"COOKBOOK_DEVICE": "cpu"}) == replace(PROFILES["tiny"], device="cpu")
-    profiles._device.cache_clear()
-    monkeypatch.setattr(torch.cuda, "mem_get_info", no_room)
-    assert load_profile({}) == PROFILES["tiny"]
+def test_without_a_gpu_the_profile_is_tiny(monkeypatch):
     monkeypatch.delenv("COOKBOOK_PROFILE")
-    assert why_profile(PROFILES["tiny"]) == "the GPU's free memory cannot be read"
+    assert load_profile() == PROFILES["tiny"] and why_profile(PROFILES["tiny"]) == "no CUDA device found"
 
 
 def test_a_process_of_a_launch_describes_its_own_gpu(monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
     gpu(monkeypatch, 80)
-    taken = []
+    taken, free = [], torch.cuda.mem_get_info()
     monkeypatch.setattr(torch.cuda, "set_device", taken.append)
-    for describes in ("get_device_name", "mem_get_info", "is_bf16_supported"):
-        before = getattr(torch.cuda, describes)
-        monkeypatch.setattr(torch.cuda, describes, lambda *a, before=before, **k: taken == [1] and before(*a, **k))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: free if taken == [1] else (0, 0))
     assert load_profile({}) == PROFILES["full"]
 
 
 def test_the_matrices_that_get_an_adapter_for_rating_are_those_of_a_qwen2():
     """A name that no module ends in would be left without an adapter, and no error tell of it."""
-    config = Qwen2Config(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
-    modules = {module.rsplit(".")[-1] for module, _ in Qwen2ForCausalLM(config).named_modules()}
+    modules = {module.rsplit(".")[-1] for module, _ in Qwen2ForCausalLM(tiny()).named_modules()}
     assert all(modules.issuperset(profile.rating_targets.split(",")) for profile in PROFILES.values())
 
 
@@ -96,15 +84,12 @@ def test_every_field_is_replaced_by_the_environment_variable_of_its_name(field):
     assert replace(changed, **{field: before}) == PROFILES["tiny"]  # and nothing else changed
 
 
-def test_a_switch_is_read_as_people_write_it():
+def test_a_switch_is_read_as_people_write_it_and_hupu_csv_is_a_second_name_of_the_ratings_file():
+    asked = {"COOKBOOK_PROFILE": "tiny", "HUPU_CSV": "mine.csv"}
     for text, value in (("1", True), ("true", True), ("YES", True), ("0", False), ("False", False), ("no", False)):
-        assert load_profile({"COOKBOOK_PROFILE": "tiny", "COOKBOOK_PACKED": text}).packed is value
-
-
-def test_hupu_csv_is_a_second_name_of_the_ratings_file():
-    assert load_profile({"COOKBOOK_PROFILE": "tiny", "HUPU_CSV": "mine.csv"}).ratings == "mine.csv"
-    both = {"COOKBOOK_PROFILE": "tiny", "HUPU_CSV": "mine.csv", "COOKBOOK_RATINGS": "first.csv"}
-    assert load_profile(both).ratings == "first.csv"
+        assert load_profile(asked | {"COOKBOOK_PACKED": text}).packed is value
+    assert load_profile(asked).ratings == "mine.csv"
+    assert load_profile(asked | {"COOKBOOK_RATINGS": "first.csv"}).ratings == "first.csv"
 
 
 def test_the_cores_are_shared_by_the_processes_of_a_launch(monkeypatch):
@@ -122,11 +107,9 @@ def test_the_cores_are_shared_by_the_processes_of_a_launch(monkeypatch):
 def test_a_notebook_takes_one_gpu_and_a_launch_all(variables, seen, monkeypatch):
     """With several in sight, Trainer would wrap the model in DataParallel and multiply the batch."""
     PartialState(cpu=True)  # so that LOCAL_RANK starts no process group here
-    for name in ("CUDA_VISIBLE_DEVICES", "LOCAL_RANK"):
-        monkeypatch.setenv(name, "")  # restored afterwards, whatever `start` does
-        monkeypatch.delenv(name)
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(os, "environ", os.environ.copy())  # whatever `start` does to it
+    os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+    os.environ.update(variables)
     profiles.start("torch")
     assert os.environ.get("CUDA_VISIBLE_DEVICES") == seen
 
@@ -186,24 +169,12 @@ def test_a_device_that_is_not_there_or_that_trainer_would_not_take_is_refused(mo
     assert str(error.value) == f"COOKBOOK_DEVICE={device!r}: should be {message}"
 
 
-def test_device_and_dtype_are_those_asked_for(monkeypatch):
-    assert replace(PROFILES["tiny"], device="meta").torch_device == torch.device("meta")
-    asked = [replace(PROFILES["tiny"], dtype=name) for name in ("float32", "bfloat16", "float16")]
-    assert [profile.torch_dtype for profile in asked] == [torch.float32, torch.bfloat16, torch.float16]
-    trainer = [{"bf16": False, "fp16": False}, {"bf16": True, "fp16": False}, {"bf16": False, "fp16": True}]
-    assert [profile.precision for profile in asked] == trainer, "training computes in the same"
-    for found, device in ((True, "cuda"), (False, "cpu")):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda found=found: found)
-        assert PROFILES["full"].torch_device == torch.device(device)
-
-
 def test_a_gpu_without_bfloat16_computes_in_float16_unless_told_otherwise(monkeypatch):
     gpu(monkeypatch, 15, bfloat16=False, name="Tesla T4")
-    small = PROFILES["small"]
-    assert load_profile({"COOKBOOK_PROFILE": "small"}) == replace(small, dtype="float16")
+    small, profile = PROFILES["small"], load_profile({"COOKBOOK_PROFILE": "small"})
+    assert profile == replace(small, dtype="float16") and profile.precision == {"bf16": False, "fp16": True}
     assert load_profile({"COOKBOOK_PROFILE": "small", "COOKBOOK_DTYPE": "bfloat16"}) == small
-    assert load_profile({"COOKBOOK_PROFILE": "tiny"}) == PROFILES["tiny"]
-    assert profiles._why_device(load_profile({"COOKBOOK_PROFILE": "small"})) == (
+    assert profiles._why_device(profile) == (
         "Tesla T4; cuDNN's attention is off: its backward can return NaN; "
         "no bfloat16 of its own, so float16, with loss scaling in training"
     )
@@ -211,15 +182,15 @@ def test_a_gpu_without_bfloat16_computes_in_float16_unless_told_otherwise(monkey
     assert profiles._why_device(small).endswith("; COOKBOOK_DTYPE is set")
 
 
-@pytest.mark.parametrize(("avx512_bf16", "dtype"), [(False, "float32"), (True, "bfloat16")])  # False: AMD before Zen 4
-def test_a_cpu_without_bfloat16_computes_in_float32_unless_told_otherwise(monkeypatch, avx512_bf16, dtype):
-    has = {"avx2": True, "avx512_bf16": avx512_bf16, "amx_bf16": False}
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has)
+@pytest.mark.parametrize("native", [False, True])  # False: AMD before Zen 4
+def test_a_cpu_without_bfloat16_computes_in_float32_unless_told_otherwise(monkeypatch, native):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": native, "amx_bf16": False})
     asked = {"COOKBOOK_PROFILE": "full", "COOKBOOK_DEVICE": "cpu"}
-    assert load_profile(asked).dtype == dtype
+    profile = load_profile(asked)
+    assert profile.precision == {"bf16": native, "fp16": False} and (profile.dtype == "float32") is not native
     assert load_profile(asked | {"COOKBOOK_DTYPE": "bfloat16"}).dtype == "bfloat16"
-    said = profiles._why_device(load_profile(asked))
-    assert said.endswith("this CPU has no bfloat16 of its own, so float32") == (dtype == "float32")
+    said = profiles._why_device(profile)
+    assert said.endswith("this CPU has no bfloat16 of its own, so float32") is not native
 
 
 def test_no_printed_path_tells_of_the_machine():
@@ -240,13 +211,14 @@ def test_start_says_what_runs_where_and_why_and_neither_the_machines_name_nor_a_
     assert drawn.equal(torch.rand(3)), "the seed of the profile is set"
     printed = capsys.readouterr().out
     assert not any(secret in printed for secret in ("name-of-host", "somebody", str(ROOT)))
-    lines = dict(line.split(maxsplit=1) for line in printed.splitlines())
-    assert list(lines) == ["profile", "device", "threads", "machine", "versions"]
-    assert lines["profile"] == "tiny (COOKBOOK_PROFILE is set)"
-    assert lines["device"] == "cpu | float32 (COOKBOOK_DEVICE is set)"
-    assert lines["threads"] == "1 (COOKBOOK_THREADS is set); seed 7"
-    assert lines["versions"].startswith("Python 3.") and f"transformers {pins()['transformers']}" in lines["versions"]
-    assert profile == load_profile() and profile.seed == 7
+    *told, machine, versions = printed.splitlines()
+    assert told == [
+        "profile  tiny (COOKBOOK_PROFILE is set)",
+        "device   cpu | float32 (COOKBOOK_DEVICE is set)",
+        "threads  1 (COOKBOOK_THREADS is set); seed 7",
+    ]
+    assert machine.startswith("machine  ") and versions.startswith("versions Python 3.")
+    assert f", transformers {pins()['transformers']}" in versions and profile == load_profile()
 
 
 @pytest.mark.parametrize(
@@ -255,8 +227,8 @@ def test_start_says_what_runs_where_and_why_and_neither_the_machines_name_nor_a_
         (14.6, "", "cuda", "small", "02 needs 8.8 GiB of 14.6 free, a tenth spare; full needs 40.1 in 02"),
         (14.6, "full", "auto", "full", "COOKBOOK_PROFILE is set; 02 needs 40.1 GiB of 14.6 free"),
         (14.6, "full", "cpu", "full", "COOKBOOK_PROFILE is set"),
-        (14.6, "tiny", "auto", "tiny", "COOKBOOK_PROFILE is set"),
         (14.6, "", "cpu", "tiny", "COOKBOOK_DEVICE=cpu uses no GPU"),
+        (None, "", "auto", "tiny", "the GPU's free memory cannot be read"),
         (8, "", "auto", "tiny", "8.0 GiB free, 7.2 with a tenth spare; small needs 8.8 in 02; full needs 40.1 in 02"),
     ],
 )
@@ -279,16 +251,6 @@ def test_a_version_beside_its_pin_is_told_and_one_with_a_build_suffix_is_the_pin
     monkeypatch.setattr(profiles, "pins", lambda: {"torch": "2.13.0", "peft": "0.21.2"})
     said = ["torch 2.13.0+cu130", "peft 0.1.0 (requirements.txt pins 0.21.2)", "unpinned 3.0"]
     assert profiles._version_notes(tuple(installed)) == said
-
-
-def test_of_warnings_quiet_hides_those_it_names_alone():
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always")
-        profiles.quiet()
-        for message in ("Setting `save_embedding_layers` to `True`", "`gradient_checkpointing` is deprecated"):
-            warnings.warn(message, FutureWarning, stacklevel=1)
-        warnings.warn("`eval_accumulation` is deprecated", FutureWarning, stacklevel=1)
-    assert [str(warning.message) for warning in told] == ["`eval_accumulation` is deprecated"]
 
 
 def test_peak_memory_is_in_gib():

@@ -43,10 +43,13 @@ def code(text: str) -> list[str]:
 
 
 def shown_by(chapter: str) -> str:
-    """All that the committed notebook shows as text or HTML."""
+    """All that the committed notebook shows as text, Markdown or HTML."""
     cells = nbformat.read(next((ROOT / "notebooks").glob(f"{chapter}_*.ipynb")), as_version=4).cells
     outputs = [output for cell in cells for output in cell.get("outputs", [])]
-    return " ".join(str(o.get("text", "")) + str(o.get("data", {}).get("text/html", "")) for o in outputs)
+    kinds = ("text/markdown", "text/html")
+    return " ".join(
+        text for o in outputs for text in (o.get("text", ""), *(o.get("data", {}).get(k, "") for k in kinds))
+    )
 
 
 @pytest.mark.parametrize("chapter", TABLES)
@@ -64,6 +67,14 @@ def test_every_figure_of_the_overview_stands_in_the_table_of_its_chapter():
     for chapter, row in rows:
         figures = re.findall(r"\d+\.\d+%?", row)
         assert figures and set(figures) <= set(re.findall(r"\d+\.\d+%?", section(README, TABLES[chapter][0])))
+
+
+def test_of_two_machines_the_second_is_the_one_that_made_the_committed_notebooks():
+    text = (ROOT / "docs" / "two_machines.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\d\d) \| .* \| (\S+) \|$", section(text, "machines"), re.MULTILINE)
+    assert len(rows) >= 20
+    shown = {chapter: shown_by(chapter) for chapter, _ in rows}
+    assert [row for row in rows if not re.search(rf"(?<![\d.]){re.escape(row[1])}(?!\d)", shown[row[0]])] == []
 
 
 def test_figures_of_the_real_model_are_those_on_record():

@@ -3,7 +3,6 @@
 These tests speak to the libraries alone. When one fails after a pin was moved, docs/recent_behaviour.md says who relies on it.
 """
 
-import ast
 import copy
 import os
 import re
@@ -13,8 +12,6 @@ import sys
 import warnings
 
 import evaluate
-import nbformat
-import numpy as np
 import pytest
 import torch
 import transformers
@@ -26,6 +23,7 @@ from transformers import Qwen2ForCausalLM, Trainer, TrainingArguments, set_seed
 
 from scripts.offline.tiny_models import build_tokenizer
 from scripts.profiles import ROOT
+from tests.test_house import CODE
 from tests.test_models import tiny
 
 
@@ -72,9 +70,6 @@ def sft_trainer(model, folder, **settings):
     return trl.SFTTrainer(model, arguments, train_dataset=rows, processing_class=build_tokenizer())
 
 
-# --- the model's head on some positions
-
-
 def test_an_adapter_on_the_head_learns_from_marked_positions(model):
     adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["lm_head"], init_lora_weights=False))
     marked = torch.tensor([[False, True, True, False]])
@@ -85,9 +80,6 @@ def test_an_adapter_on_the_head_learns_from_marked_positions(model):
     loss.backward()
     gradients = [weight.grad.abs().max() for name, weight in adapted.named_parameters() if "lora_" in name]
     assert len(gradients) == 2 and min(gradients) > 1e-4
-
-
-# --- trl
 
 
 def test_sft_trainer_refuses_an_adapter_on_the_head(model, tmp_path):
@@ -102,16 +94,12 @@ def test_sft_trainer_refuses_an_adapter_on_the_head(model, tmp_path):
         trainer("q_proj", "lm_head")
 
 
-# --- Trainer's settings
-
-
 @pytest.mark.parametrize(("warmup", "rising"), [(0.2, 4), (2, 2), (0, 0)])
 def test_warmup_steps_below_one_are_a_share_of_all_steps(tmp_path, warmup, rising):
     run = training_of_lines(tmp_path, warmup_steps=warmup, logging_steps=1, learning_rate=1.0)
     run.train()
     rates = [log["learning_rate"] for log in run.state.log_history if "learning_rate" in log]
-    assert len(rates) == 20
-    assert int(np.argmax(rates)) == rising, "the rate of a step is logged with it: the first is the warm-up's beginning"
+    assert len(rates) == 20 and rates.index(max(rates)) == rising, "the first is the warm-up's beginning"
 
 
 class InOrder(Trainer):
@@ -158,9 +146,6 @@ def test_beside_4_bit_weights_sft_trainer_puts_the_adapter_into_bfloat16(model, 
     assert {weight.dtype for weight in adapted.parameters() if weight.requires_grad} == {torch.bfloat16}
 
 
-# --- tokenizers and notes
-
-
 def test_peft_notes_a_saved_embedding_in_the_words_that_quiet_knows(model, tmp_path):
     adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["embed_tokens"]))
     with warnings.catch_warnings(record=True) as told:
@@ -169,13 +154,10 @@ def test_peft_notes_a_saved_embedding_in_the_words_that_quiet_knows(model, tmp_p
     assert [note for note in told if str(note.message).startswith("Setting `save_embedding_layers`")]
 
 
-# --- the page
-
 PAGE = ROOT / "docs" / "recent_behaviour.md"
 LINES = PAGE.read_text(encoding="utf-8").splitlines()
 ROWS = [line for line in LINES if re.match(r"\| (?!what we)[^-]", line)]
-CODE = [path for room in ("scripts", "tools", "bench") for path in sorted((ROOT / room).rglob("*.py"))]
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+SOURCES = {path.as_posix(): code for path, code in CODE.items() if path.parts[0] != "tests"}  # what a reader runs
 
 
 def test_notebooks_that_build_on_each_other_share_a_worker_of_xdist(tmp_path):
@@ -186,9 +168,7 @@ def test_notebooks_that_build_on_each_other_share_a_worker_of_xdist(tmp_path):
         (tmp_path / f"{name}.py").write_text(code.format(name))
     options = "-n 2 --dist loadgroup -p no:cacheprovider -o python_files=0*.py --import-mode=importlib"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
-    command = [sys.executable, "-m", "pytest", *options.split()]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, env=environment)
-    assert done.returncode == 0, done.stdout.decode()
+    subprocess.run([sys.executable, "-m", "pytest", *options.split()], cwd=tmp_path, env=environment, check=True)
     ran = [line.split() for line in (tmp_path / "log.txt").read_text().splitlines()]
     assert sorted(name for _, name in ran) == names
     chain = [(worker, name) for worker, name in ran if name < "06"]
@@ -210,41 +190,21 @@ def test_every_row_says_what_since_when_where_and_which_test_would_notice_and_al
             assert not test or test in names, f"{file}::{test}"
 
 
-def sources():
-    """(file, source) of every module and notebook that a reader runs."""
-    for path in CODE:
-        yield path.relative_to(ROOT).as_posix(), path.read_text(encoding="utf-8")
-    for path in NOTEBOOKS:
-        cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
-        yield path.relative_to(ROOT).as_posix(), "\n".join(cells)
-
-
 NAMEDTUPLES = {"_replace", "_asdict", "_fields", "_make"}  # documented, for all their underscore
 
 
-def private_names_of_libraries(source, ours):
-    """Names with an underscore in `source` that belong to a library: read from its objects, imported, or overridden in a subclass.
-
-    `ours`: the functions and classes that the project itself defines.
-    """
-    found = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Attribute) and ast.unparse(node.value) not in ("self", "cls"):
-            found.add(node.attr)
-        elif isinstance(node, ast.ImportFrom):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ClassDef):
-            bases = [ast.unparse(base).rpartition(".")[2] for base in node.bases]  # Trainer or evaluate.Metric, for two
-            classes = [getattr(package, base, None) for base in bases for package in (transformers, trl, evaluate)]
-            methods = [child.name for child in node.body if isinstance(child, ast.FunctionDef)]
-            found |= {name for name in methods if any(hasattr(base, name) for base in classes if base)}
-    return {name for name in found - ours - NAMEDTUPLES if re.match(r"_[a-z]", name)}
+READ = re.compile(r"(?<!self)(?<!cls)\.(_[a-z]\w*)|^from (?!scripts|tools|bench).* import (_[a-z]\w*)", re.MULTILINE)
+SUBCLASSED = transformers.Trainer, transformers.TrainerCallback, trl.SFTTrainer, evaluate.Metric
 
 
 def test_every_private_name_of_a_library_has_a_row_with_its_file():
-    trees = [ast.parse(source) for file, source in sources() if file.endswith(".py")]
-    ours = {node.name for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-    found = {(name, file) for file, source in sources() for name in private_names_of_libraries(source, ours)}
+    """Read from its objects, imported, or overridden in a subclass."""
+    defined = re.compile(r"^ *(?:def|class) (_[a-z]\w*)", re.MULTILINE)
+    ours, found = {name for source in SOURCES.values() for name in defined.findall(source)} | NAMEDTUPLES, set()
+    for file, source in SOURCES.items():
+        bases = [base for base in SUBCLASSED if f"{base.__name__})" in source]
+        found |= {(name, file) for pair in READ.findall(source) for name in {*pair} - {""} - ours}
+        found |= {(name, file) for name in defined.findall(source) if any(hasattr(base, name) for base in bases)}
     assert {"_get_eval_sampler", "_attn_implementation"} < {name for name, _ in found}, "overridden, and read"
     missing = [pair for pair in found if not any(all(f"`{part}`" in row for part in pair) for row in ROWS)]
     assert not missing, "give each a row in docs/recent_behaviour.md, with a test that would notice its loss"

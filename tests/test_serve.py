@@ -28,8 +28,6 @@ from scripts.profiles import PROFILES, ROOT
 from tools import guard, serve
 
 QUESTIONS = ["钟离来自哪里？", "请问，温迪使用的是什么元素？", "魈的性格", '他说"""{{ .Prompt }}"""，\n对不对？']
-GREEDILY = {"temperature": 0, "frequency_penalty": 0}  # as the printed snippet asks
-
 # As a merged folder of a base that samples and shuns repetition; the first is DeepSeek's way, the second Qwen2.5-Instruct's.
 HABITS = GenerationConfig(do_sample=True, temperature=0.6, top_p=0.95, repetition_penalty=1.3, bos_token_id=3)
 
@@ -93,12 +91,12 @@ def client(server):
 
 
 def ask(client, messages, streamed, max_tokens):
-    """(text, finish reason, usage) of the server's answer."""
-    asked = {"model": "merged", "messages": messages, "max_tokens": max_tokens, **GREEDILY}
+    """(text, finish reason, usage) of the server's answer, asked as the printed snippet asks."""
+    asked = {"model": "merged", "messages": messages, "max_tokens": max_tokens, "temperature": 0}
+    reply = client.chat.completions.create(**asked, frequency_penalty=0, stream=streamed)
     if not streamed:
-        reply = client.chat.completions.create(**asked)
         return reply.choices[0].message.content, reply.choices[0].finish_reason, reply.usage
-    *parts, last = client.chat.completions.create(**asked, stream=True)
+    *parts, last = reply
     return "".join(part.choices[0].delta.content or "" for part in parts), last.choices[0].finish_reason, last.usage
 
 
@@ -111,8 +109,7 @@ def test_the_server_answers_as_the_notebooks_greedy_decoding_does(client, loaded
     for row in rows:
         messages = [{"role": "user", "content": row["question"]}]
         text, reason, usage = ask(client, messages, streamed, max_tokens)
-        assert text == row["text"]
-        assert reason == ("stop" if row["finished"] else "length")
+        assert (text, reason) == (row["text"], "stop" if row["finished"] else "length")
         assert usage.prompt_tokens == len(chat.prompt_ids(tokenizer, messages))
         assert usage.completion_tokens == row["new_tokens"]
 
@@ -160,11 +157,8 @@ FOREIGN = [({"Host": "evil.example"}, 421), ({"Origin": "http://evil.example"}, 
 
 def test_other_websites_are_kept_out_and_this_machines_names_let_in(server):
     url = f"http://127.0.0.1:{server[0]}/v1"
-    for headers, status in [
-        *FOREIGN,
-        ({"Host": "[::1]:1"}, 200),
-        ({"Host": "LOCALHOST", "Origin": "http://LOCALHOST"}, 200),
-    ]:
+    own = {"Host": "[::1]:1"}, {"Host": "LOCALHOST", "Origin": "http://LOCALHOST"}
+    for headers, status in [*FOREIGN, *((headers, 200) for headers in own)]:
         assert httpx.get(f"{url}/models", headers=headers).status_code == status, headers
         wrong = httpx.post(f"{url}/chat/completions", headers=headers, json={})  # 400: no question
         assert wrong.status_code == (400 if status == 200 else status), headers
@@ -205,10 +199,7 @@ def test_ollama_builds_our_prompt_with_one_bos(merged, tmp_path, adds_bos):
     write_json(folder / "tokenizer_config.json", config)
     made = merging.modelfile(folder)
     [template] = re.findall(r'^TEMPLATE """(.*?)"""$', made, re.DOTALL | re.MULTILINE)
-    before, after = template.split("{{ .Prompt }}")
-    assert "{{" not in before + after and '\nPARAMETER stop "<｜end▁of▁sentence｜>"\n' in made
-    hostile = 'TEMPLATE """空"""\n"""{{ .Prompt }} {{ .System }} {% raw %} }} {0} $1 \\1 \\n <b>&amp; PARAMETER stop'
-    for content in (" 一行\n\n两行\r\n\t三行 ", hostile):
-        prompt = config["bos_token"] * config.get("add_bos_token", False) + before + content + after
-        assert prompt == chat.prompt_text(AutoTokenizer.from_pretrained(merged), content)
-        assert prompt.count("<｜begin▁of▁sentence｜>") == 1
+    hostile = ' 一行\n\n"""空"""{{ .Prompt }} {{ .System }} {% raw %} }} {0} $1 \\1 \\n <b>&amp; PARAMETER stop '
+    prompt = config["bos_token"] * config.get("add_bos_token", False) + template.replace("{{ .Prompt }}", hostile)
+    assert prompt == chat.prompt_text(AutoTokenizer.from_pretrained(merged), hostile)
+    assert template.count("{{") == 1 and '\nPARAMETER stop "<｜end▁of▁sentence｜>"\n' in made

@@ -32,6 +32,7 @@ from tools.runner import NO_TEXT, described
 ROOT = Path(__file__).resolve().parents[1]
 HOME = ("README.md", "README.zh-CN.md")
 GUIDES = (
+    "docs/two_machines.md",
     "docs/run_mechanics.md",
     "docs/recent_behaviour.md",
     "data/README.md",

@@ -6,19 +6,9 @@ from collections import Counter
 import pytest
 
 from scripts.files import DataError
-from scripts.genshin.dataset import (
-    ATTRIBUTES,
-    CLOSED,
-    duplicates,
-    expand,
-    load_characters,
-    load_rows,
-    load_templates,
-    split,
-)
+from scripts.genshin.dataset import ATTRIBUTES, duplicates, expand, load_characters, load_rows, load_templates, split
 from scripts.profiles import ROOT
 
-DATA = ROOT / "data" / "genshin"
 LAN = {"性别": "成年女性", "国籍": "云梦", "元素力": "火元素", "身份": "灯匠", "性格特征": "爱笑"}
 NATION = {"question": "{name}是哪国人？", "answer": "{name}来自{value}"}
 TEMPLATES = {
@@ -43,22 +33,17 @@ def without(value, key):
 
 @pytest.fixture(scope="module")
 def characters():
-    return load_characters(DATA / "characters.json")
+    return load_characters(ROOT / "data/genshin/characters.json")
 
 
 @pytest.fixture(scope="module")
 def templates():
-    return load_templates(DATA / "templates.json")
+    return load_templates(ROOT / "data/genshin/templates.json")
 
 
 @pytest.fixture(scope="module")
 def rows(characters, templates):
     return expand(characters, templates)
-
-
-@pytest.fixture(scope="module")
-def splits(rows):
-    return split(rows, seed=42)
 
 
 def test_rows_of_a_woman_and_a_man_by_hand():
@@ -83,22 +68,28 @@ def test_rows_of_a_woman_and_a_man_by_hand():
     assert [row["value"] for row in rows[6:]] == ["男性", "海州", "水元素", "水元素", "船工", "少言"]
 
 
-def test_expand_checks_what_a_reader_adds_in_a_cell():
-    with pytest.raises(DataError, match=r"^characters: 阿兰, 国籍: missing"):
-        expand({"阿兰": without(LAN, "国籍")}, TEMPLATES)
-    with pytest.raises(DataError, match=r"^templates: 国籍-01, question: unknown placeholder \{nmae\}"):
-        expand({"阿兰": LAN}, {"国籍": [NATION | {"question": "{nmae}？"}]})
+TITLED = {"国籍": [NATION, NATION | {"question": "{name}{honorific}是哪国人？"}]}
+TWO_ANSWERS = (
+    "characters and templates: 阿兰女士, 国籍-01: the question '阿兰女士是哪国人？' has the answer "
+    "'阿兰女士来自云梦' here and '阿兰来自云梦' in 阿兰, 国籍-02; one answer is right"
+)
 
 
-def test_two_names_that_make_one_question_with_two_answers():
-    """阿兰 with a title reads like a character whose name ends in that title."""
-    titled = NATION | {"question": "{name}{honorific}是哪国人？"}
-    with pytest.raises(DataError) as caught:
-        expand({"阿兰": LAN, "阿兰女士": LAN}, {"国籍": [NATION, titled]})
-    assert str(caught.value) == (
-        "characters and templates: 阿兰女士, 国籍-01: the question '阿兰女士是哪国人？' has the answer "
-        "'阿兰女士来自云梦' here and '阿兰来自云梦' in 阿兰, 国籍-02; one answer is right"
-    )
+@pytest.mark.parametrize(
+    ("characters", "templates", "message"),
+    [
+        ({"阿兰": without(LAN, "国籍")}, TEMPLATES, "characters: 阿兰, 国籍: missing"),
+        (
+            {"阿兰": LAN},
+            {"国籍": [NATION | {"question": "{nmae}？"}]},
+            "templates: 国籍-01, question: unknown placeholder",
+        ),
+        ({"阿兰": LAN, "阿兰女士": LAN}, TITLED, TWO_ANSWERS),  # the first with a title reads like the second
+    ],
+)
+def test_expand_checks_what_a_reader_adds_in_a_cell(characters, templates, message):
+    with pytest.raises(DataError, match=f"^{message}"):
+        expand(characters, templates)
 
 
 def test_duplicates_by_hand():
@@ -116,16 +107,8 @@ def lan(**changes):
     return text({"阿兰": LAN | changes})
 
 
-def nation(*forms):
-    return text(TEMPLATES | {"国籍": list(forms)})
-
-
-def asks(question):
-    return nation(NATION | {"question": question})
-
-
-def answers(answer):
-    return nation(NATION | {"answer": answer})
+def nation(*forms, **changes):
+    return text(TEMPLATES | {"国籍": [NATION | changes] if changes else list(forms)})
 
 
 LISTED = "性别, 国籍, 元素力, 身份, 性格特征"
@@ -138,13 +121,12 @@ TOKEN = "would act as a special token; the text without it is right"
 OTHERWISE = "is answered otherwise by 国籍-01; one answer is right"
 BAD_CHARACTERS = [
     (text({"阿兰": without(LAN, "国籍")}), f"阿兰, 国籍: missing; {RECORD}"),
-    (lan(身份=""), "阿兰, 身份: empty; a text is right"),
     (lan(武器="弓"), f"阿兰, 武器: no such attribute; {RECORD}"),
     (lan(国籍=7), "阿兰, 国籍: 7 is no text; a text in quotes is right"),
     (text({"阿兰": "灯匠"}), f"阿兰: '灯匠' is no record; {RECORD}"),
     (text([LAN]), "no characters; an object {name: record} is right"),
     (lan(国籍="云\n梦 "), "阿兰, 国籍: stray whitespace in '云\\n梦 '; '云 梦' is right"),
-    (text({" 阿兰": LAN}), "name ' 阿兰': stray whitespace in ' 阿兰'; '阿兰' is right"),
+    (text({"": LAN}), "name '': empty; a text is right"),
     (lan(身份="{name}的徒弟"), f"阿兰, 身份: a brace in '{{name}}的徒弟', {BRACE}"),
     (lan(身份="灯匠</think>"), f"阿兰, 身份: '</think>' in '灯匠</think>' {TOKEN}"),
     (lan(性别="女"), "阿兰, 性别: '女' ends in neither 男性 nor 女性; 先生/女士 and 他/她 follow from it"),
@@ -158,12 +140,11 @@ BAD_TEMPLATES = [
     (text(TEMPLATES | {"武器": [NATION]}), f"武器: no such attribute; {LISTED} are right"),
     (text([]), "no templates; an object {attribute: [forms]} is right"),
     (nation({"question": "{name}？"}), f"国籍-01: {{'question': '{{name}}？'}} is no form; {FORM}"),
-    (asks("{name!r}？"), f"{Q} unknown placeholder {{name!r}} in '{{name!r}}？'; {IN_Q}"),
-    (asks("{name}来自{value}吗？"), f"{Q} unknown placeholder {{value}} in '{{name}}来自{{value}}吗？'; {IN_Q}"),
-    (answers("{honorific}{value}"), f"{A} unknown placeholder {{honorific}} in '{{honorific}}{{value}}'; {IN_A}"),
-    (asks("｛name｝和{name}"), f"{Q} a brace in '｛name｝和{{name}}' that is no placeholder's; {IN_Q}"),
-    (asks("哪国？"), f"{Q} {{name}} stands 0 times in '哪国？'; once is right"),
-    (answers("{name}"), f"{A} {{value}} stands 0 times in '{{name}}'; once is right"),
+    (nation(question="{name!r}？"), f"{Q} unknown placeholder {{name!r}} in '{{name!r}}？'; {IN_Q}"),
+    (nation(answer="{honorific}{value}"), f"{A} unknown placeholder {{honorific}} in '{{honorific}}{{value}}'; {IN_A}"),
+    (nation(question="｛name｝和{name}"), f"{Q} a brace in '｛name｝和{{name}}' that is no placeholder's; {IN_Q}"),
+    (nation(question="哪国？"), f"{Q} {{name}} stands 0 times in '哪国？'; once is right"),
+    (nation(answer="{name}"), f"{A} {{value}} stands 0 times in '{{name}}'; once is right"),
     (nation(NATION, NATION | {"answer": "{value}"}), f"国籍-02, answer: the question '{{name}}是哪国人？' {OTHERWISE}"),
     (nation(*TEMPLATES["身份"]), f"身份-01, answer: the question '{{name}}是谁？' {OTHERWISE}"),
 ]
@@ -172,10 +153,8 @@ GOOD = {"messages": [QUESTION, ANSWER]}
 ROLES = "system, user, assistant are right"
 BAD_ROWS = [  # turns or the text of a line, between two good ones
     ('{"conversations": []}', "line 2, messages: missing or empty in an object with conversations; "),
-    ([], "line 2, messages: missing or empty in an object with messages; "),
     ([QUESTION | {"role": "human"}], f"line 2, messages, turn 1: role 'human'; {ROLES}"),
     (chat("阿兰是谁？", "<|im_end|>"), f"line 2, messages, turn 2: '<|im_end|>' in '<|im_end|>' {TOKEN}"),
-    ([QUESTION, {"content": "灯匠"}], f"line 2, messages, turn 2: role None; {ROLES}"),
     ([QUESTION, ANSWER | {"content": " "}], "line 2, messages, turn 2: content ' '; a text that is not empty is right"),
     (chat("{name}是谁？", "灯匠"), "line 2, messages, turn 1: unfilled placeholder {name} in '{name}是谁？'"),
     ([QUESTION], "line 2, messages: roles user; a user's turn, and the assistant's as the last, are right"),
@@ -207,13 +186,10 @@ def test_good_rows_come_back_as_they_are(tmp_path):
 
 
 def test_enough_characters_forms_and_rows(characters, templates, rows):
-    assert len(characters) >= 75
-    counts = {attribute: len(forms) for attribute, forms in templates.items()}
-    assert sum(counts.values()) >= 68
-    assert all(counts[a] >= n for a, n in zip(ATTRIBUTES, (12, 9, 18, 14, 15), strict=True))
-    assert len(rows) == len(characters) * sum(counts.values()) >= 5_100
-    assert len({form["answer"] for form in templates["元素力"]}) > 1
-    assert len({form["answer"] for form in templates["性格特征"]}) > 1
+    counts = [len(templates[attribute]) for attribute in ATTRIBUTES]
+    assert all(count >= n for count, n in zip(counts, (12, 9, 18, 14, 15), strict=True))
+    assert len(characters) >= 75 and len(rows) == len(characters) * sum(counts) >= 5_100
+    assert all(len({form["answer"] for form in templates[attribute]}) > 1 for attribute in ("元素力", "性格特征"))
     assert duplicates(rows) == {}
     assert not [(a, b) for a in characters for b in characters if a != b and a in b]
 
@@ -235,24 +211,26 @@ def test_every_row_holds_its_fact_and_titles_and_pronouns_that_agree_with_gender
     assert told > 1_000
 
 
-def keys(dataset):
-    return {(row["character"], row["template"]) for row in dataset}
+HELD_OUT = {"character": "character", "phrasing": "template"}  # split -> the column that tells what it holds out
 
 
 def facts(dataset):
     return {(row["character"], row["attribute"]) for row in dataset}
 
 
-def test_every_row_lands_in_exactly_one_split(characters, templates, rows, splits):
+def test_every_row_lands_in_exactly_one_split_in_an_order_that_is_no_files(characters, templates, rows):
     # 8 of n characters, 2 forms of each of 5 attributes, then 80/20
-    n, forms = len(characters), sum(len(own) for own in templates.values())
+    n, forms, splits = len(characters), sum(len(own) for own in templates.values()), split(rows, seed=42)
     rest = (n - 8) * (forms - 10)
     tested, asked_otherwise = round(0.2 * rest), (n - 8) * 10
     sizes = {"train": rest - tested, "test": tested, "phrasing": asked_otherwise, "character": 8 * forms}
     assert splits.num_rows == sizes and list(splits) == list(sizes)
-    assert set().union(*(keys(part) for part in splits.values())) == keys(rows)
-    by_key = {(row["character"], row["template"]): row for row in rows}
-    assert all(row == by_key[row["character"], row["template"]] for part in splits.values() for row in part)
+    assert sorted(map(text, rows)) == sorted(text(row) for part in splits.values() for row in part)
+    for name in ("train", "test", "phrasing"):  # in file order, the first 40 would be about one or two characters
+        assert len(set(splits[name][:40]["character"])) > 20
+    again, other = split(rows, seed=42), split(rows, seed=43)
+    assert all(again[name].to_list() == splits[name].to_list() for name in splits)
+    assert all(set(other[name][part]) != set(splits[name][part]) for name, part in HELD_OUT.items())
 
 
 @pytest.mark.parametrize("seed", [0, 1, 42])
@@ -260,10 +238,8 @@ def test_what_each_split_keeps_from_training(rows, templates, seed):
     splits = split(rows, seed)
     seen, held_out = (set(splits[name]["character"]) for name in ("train", "character"))
     assert not seen & held_out and len(held_out) == 8
-    closed = {row["character"]: set() for row in rows}
-    for row in rows:
-        closed[row["character"]] |= {row["value"]} if row["attribute"] in CLOSED else set()
-    assert set().union(*(closed[name] for name in held_out)) <= set().union(*(closed[name] for name in seen))
+    closed = [(row["character"], row["value"]) for row in rows if row["attribute"] in ("性别", "国籍", "元素力")]
+    assert {value for name, value in closed if name in held_out} <= {value for name, value in closed if name in seen}
 
     held_out = set(splits["phrasing"]["template"])
     assert Counter(form.split("-")[0] for form in held_out) == dict.fromkeys(ATTRIBUTES, 2)
@@ -275,18 +251,6 @@ def test_what_each_split_keeps_from_training(rows, templates, seed):
     assert facts(splits["test"]) <= facts(splits["train"])
     assert facts(splits["phrasing"]) <= facts(splits["train"])
     assert not facts(splits["character"]) & facts(splits["train"])
-
-
-def test_a_seed_gives_one_split(rows, splits):
-    again, other = split(rows, seed=42), split(rows, seed=43)
-    assert all(again[name].to_list() == splits[name].to_list() for name in splits)
-    assert all(keys(other[name]) != keys(splits[name]) for name in ("character", "phrasing"))
-
-
-def test_the_first_rows_of_a_split_are_a_sample_of_it(splits):
-    """In file order, the first 40 rows would be about one or two characters."""
-    for name in ("train", "test", "phrasing"):
-        assert len(set(splits[name][:40]["character"])) > 20
 
 
 def test_a_fact_keeps_its_last_row_for_training(characters):

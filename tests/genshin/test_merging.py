@@ -3,20 +3,20 @@
 import json
 import os
 import re
-from contextlib import nullcontext
 
 import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, Qwen2Config, Qwen2ForCausalLM, set_seed
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, Qwen2ForCausalLM, set_seed
 
 from scripts import chat
 from scripts.artifacts import fingerprint, read_json, write_json
 from scripts.genshin import merging
 from scripts.genshin.merging import compare_logits, merge, merge_receipt, prompt_logits, set_aside_stale
 from scripts.models import base_fingerprint, identity, same_base
+from tests.test_models import tiny
 
 CPU = torch.device("cpu")
 QUESTIONS = ["钟离来自哪里？", "请问，温迪使用的是什么元素？", "魈的性格"]
@@ -25,11 +25,7 @@ QUESTIONS = ["钟离来自哪里？", "请问，温迪使用的是什么元素�
 def save_base(folder, tokenizer, seed, **changes):
     """A random Qwen2 with a generation config that samples, as DeepSeek's does; its norms differ from 1, as trained ones do."""
     set_seed(seed)
-    config = Qwen2Config(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=128, tie_word_embeddings=False, **changes,
-    )  # fmt: skip
-    model = Qwen2ForCausalLM(config)
+    model = Qwen2ForCausalLM(tiny(vocab_size=len(tokenizer), num_hidden_layers=2, **changes))
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "norm" in name:
@@ -58,8 +54,13 @@ def places(tmp_path_factory, tokenizer):
     base, other_base = (save_base(root / name, tokenizer, seed) for seed, name in enumerate(("base", "other-base")))
     adapter, other_adapter = (save_adapter(root / name, base, seed) for seed, name in enumerate(("adapter", "second")))
     merged = merge(base, adapter, root / "merged", tokenizer, torch.float32, CPU)
-    named = {"base": base, "other_base": other_base, "adapter": adapter, "other_adapter": other_adapter}
-    return named | {"merged": merged}
+    return {
+        "base": base,
+        "other_base": other_base,
+        "adapter": adapter,
+        "other_adapter": other_adapter,
+        "merged": merged,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -85,65 +86,49 @@ def test_the_merged_weights_are_base_plus_scaled_product(places):
         torch.testing.assert_close(merged[name], base[name] + 8 / 4 * b @ a)
 
 
-@pytest.mark.parametrize("where", ["read from disk", "in memory"])
-@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-4), (torch.bfloat16, 0.1)])
-def test_the_receipt_says_so(places, prompts, dtype, bound, where):
-    folder = places["merged"] if where == "read from disk" else None
-    receipt = merge_receipt(places["base"], places["adapter"], folder, prompts, dtype, CPU)
-    told = [where, str(dtype).split(".")[1], sum(map(len, prompts))]
-    assert [receipt["merged"], receipt["dtype"], receipt["positions"]] == told
-    assert 0 <= receipt["mean difference"] <= receipt["max difference"] < bound
-    assert receipt["argmax agreement"] == 1.0 or dtype == torch.bfloat16
-    json.dumps(receipt)
+def test_the_receipt_tells_how_far_a_merge_is_from_base_and_adapter(places, prompts, tmp_path, tokenizer):
+    def receipt(merged, dtype=torch.float32):
+        return merge_receipt(places["base"], places["adapter"], merged, prompts, dtype, CPU)
 
-
-def test_the_sum_in_memory_is_exact_where_the_stored_16_bits_are_not(places, prompts, tmp_path, tokenizer):
     half = merge(places["base"], places["adapter"], tmp_path / "half", tokenizer, torch.bfloat16, CPU)
-    stored, summed = (
-        merge_receipt(places["base"], places["adapter"], where, prompts, torch.float32, CPU) for where in (half, None)
-    )
-    assert summed["max difference"] < 1e-4 < stored["max difference"]
     assert {weight.dtype for weight in load_file(half / "model.safetensors").values()} == {torch.bfloat16}
     wrong = merge(places["base"], places["other_adapter"], tmp_path / "wrong", tokenizer, torch.float32, CPU)
-    receipt = merge_receipt(places["base"], places["adapter"], wrong, prompts, torch.float32, CPU)
-    assert receipt["max difference"] > 0.01, "a merge of something else shows"
+    told = {"dtype": "float32", "positions": sum(map(len, prompts)), "argmax agreement": 1.0}
+    for where, merged in (("read from disk", places["merged"]), ("in memory", None)):
+        exact = receipt(merged)
+        assert (told | {"merged": where}).items() <= json.loads(json.dumps(exact)).items()
+        assert 0 <= exact["mean difference"] <= exact["max difference"] < 1e-4
+    assert receipt(half)["max difference"] > 1e-4, "the stored 16 bits are not exact"
+    assert receipt(half, torch.bfloat16)["max difference"] < 0.1
+    assert receipt(wrong)["max difference"] > 0.01, "a merge of something else shows"
 
 
-def test_the_folder_holds_safetensors_tokenizer_template_and_settings_and_no_pickle(places):
+def test_the_folder_holds_what_a_server_needs_with_the_bases_settings_but_the_ends_and_no_pickle(places, tokenizer):
+    folder = places["merged"]
     config = {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
-    assert set(os.listdir(places["merged"])) == {"model.safetensors", "merge.json", *config}
-    assert read_json(places["merged"] / "merge.json") == {
+    assert set(os.listdir(folder)) == {"model.safetensors", "merge.json", *config}
+    assert read_json(folder / "merge.json") == {
         "base": "base",
         "base_fingerprint": read_json(places["adapter"] / "run.json")["base_fingerprint"],
         "adapter": fingerprint(places["adapter"]),
         "dtype": "torch.float32",
     }
-    assert not [name for name in os.listdir(places["merged"].parent) if name.startswith(".")]
-
-
-def test_the_folders_settings_are_the_bases_but_for_the_tokens_that_end(places, tokenizer):
-    saved = AutoTokenizer.from_pretrained(places["merged"])
-    assert tokenizer.chat_template != saved.chat_template, "the tokenizer given keeps its own"
-    settings = GenerationConfig.from_pretrained(places["merged"])
+    assert tokenizer.chat_template != AutoTokenizer.from_pretrained(folder).chat_template, "the one given keeps its own"
+    settings = GenerationConfig.from_pretrained(folder)
     assert (settings.eos_token_id, settings.pad_token_id) == (tokenizer.eos_token_id, tokenizer.pad_token_id)
     assert (settings.do_sample, settings.temperature, settings.top_p) == (True, 0.6, 0.95), "the rest stays"
 
 
 def test_a_merge_of_a_chatml_model_ends_where_its_turns_do(chatml, tmp_path):
     base = save_base(tmp_path / "base", chatml, seed=0, eos_token_id=chatml.pad_token_id)
-    settings = GenerationConfig(eos_token_id=[chatml.eos_token_id, chatml.pad_token_id])
-    settings.save_pretrained(base)
+    GenerationConfig(eos_token_id=[chatml.eos_token_id, chatml.pad_token_id]).save_pretrained(base)
     merged = merge(base, save_adapter(tmp_path / "adapter", base), tmp_path / "merged", chatml, torch.float32, CPU)
 
     assert GenerationConfig.from_pretrained(merged).eos_token_id == [chatml.eos_token_id, chatml.pad_token_id]
-    saved = AutoTokenizer.from_pretrained(merged)
     prompt = (
         "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
         "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
     )
-    question = [{"role": "user", "content": QUESTIONS[0]}]
-    served = saved.apply_chat_template(question, add_generation_prompt=True, tokenize=False)
-    assert served == prompt.format(QUESTIONS[0])
     assert merging.modelfile(merged) == (
         f'FROM ./merged\nTEMPLATE """{prompt.format("{{ .Prompt }}")}"""\n'
         'PARAMETER stop "<|im_end|>"\nPARAMETER stop "<|endoftext|>"\n'
@@ -157,8 +142,8 @@ def contents(folder):
 
 def test_the_same_merge_is_left_untouched_and_another_is_not_written_over_it(places, tokenizer):
     before = contents(places["merged"])
-    again = merge(places["base"], places["adapter"], str(places["merged"]), tokenizer, torch.float32, CPU)
-    assert again == places["merged"] and contents(places["merged"]) == before
+    merge(places["base"], places["adapter"], str(places["merged"]), tokenizer, torch.float32, CPU)
+    assert contents(places["merged"]) == before
     for base, adapter, dtype in (
         ("base", "other_adapter", torch.float32),
         ("other_base", "adapter", torch.float32),
@@ -202,29 +187,21 @@ def test_a_merged_weight_that_is_not_finite_is_refused_and_nothing_is_written(pl
     assert os.listdir(tmp_path) == ["broken"]
 
 
-def fake_merge(folder, adapter, text=""):
-    folder.mkdir()
-    write_json(folder / "merge.json", {"base": "base", "adapter": adapter, "dtype": "torch.float32"})
-    (folder / "model.safetensors").write_text(text)
-
-
 def test_merges_of_another_adapter_are_set_aside_under_its_fingerprint_and_all_else_stays(tmp_path):
-    target, adapter, notes, asides = tmp_path / "merged", tmp_path / "adapter", tmp_path / "notes", []
+    target, adapter, other = tmp_path / "merged", tmp_path / "adapter", "0123456789abcdef"
     adapter.mkdir()
-    notes.mkdir()
-    for text in ("first", "second", "third"):
+    for name in (f"merged-{other}", f"merged-{other}-2", f"merged-{other}-3"):
         assert set_aside_stale(target, adapter) is None  # nothing is there
-        fake_merge(target, "0123456789abcdef", text)
-        asides.append(set_aside_stale(target, adapter))
-    assert [(path / "model.safetensors").read_text() for path in asides] == ["first", "second", "third"]
-    assert asides[0] == tmp_path / "merged-0123456789abcdef" and not target.exists()
-    fake_merge(target, fingerprint(adapter))  # its own
-    assert set_aside_stale(target, adapter) is set_aside_stale(notes, adapter) is None
-    assert target.exists() and notes.exists()
+        write_json(target / "merge.json", {"adapter": other, "set aside as": name})
+        assert set_aside_stale(target, adapter) == tmp_path / name
+        assert read_json(tmp_path / name / "merge.json")["set aside as"] == name and not target.exists()
+    write_json(target / "merge.json", {"adapter": fingerprint(adapter)})  # its own
+    assert set_aside_stale(target, adapter) is set_aside_stale(adapter, adapter) is None
+    assert target.exists() and adapter.exists()
 
 
 def test_a_base_has_one_fingerprint_with_and_without_adapter_and_in_both_dtypes(places):
-    prints, merged = set(), set()
+    prints = set()
     for dtype in (torch.float32, torch.bfloat16):
         model = AutoModelForCausalLM.from_pretrained(places["base"], dtype=dtype)
         prints.add(base_fingerprint(model))
@@ -232,15 +209,12 @@ def test_a_base_has_one_fingerprint_with_and_without_adapter_and_in_both_dtypes(
         prints.add(base_fingerprint(model))
         with model.disable_adapter():
             prints.add(base_fingerprint(model))
-        merged.add(base_fingerprint(model.merge_and_unload()))
-    assert len(prints) == 1 and re.fullmatch("[0-9a-f]{16}-[0-9a-f]{16}", next(iter(prints)))
-    assert not prints & merged, "a base into which an adapter was merged is another base"
-    base, other, merge_ = (read(places[name]) for name in ("base", "other_base", "merged"))
-    assert len({base_fingerprint(one) for one in (base, other, merge_)}) == 3 and identity(base) != identity(merge_)
     # An adapter on embed_tokens wraps the very weights that are looked at.
     config = LoraConfig(target_modules=["embed_tokens", "lm_head", "q_proj"], init_lora_weights=False)
-    before = base_fingerprint(base)
-    assert base_fingerprint(get_peft_model(base, config)) == before
+    prints.add(base_fingerprint(get_peft_model(read(places["base"]), config)))
+    assert len(prints) == 1 and re.fullmatch("[0-9a-f]{16}-[0-9a-f]{16}", next(iter(prints)))
+    others = {base_fingerprint(read(places[name])) for name in ("other_base", "merged")}
+    assert len(prints | others) == 3, "a base into which an adapter was merged is another base"
 
 
 def test_of_quantized_weights_embeddings_and_norms_alone_tell(places):
@@ -258,16 +232,16 @@ def test_of_quantized_weights_embeddings_and_norms_alone_tell(places):
         assert not same_base(quantized, earlier)
 
 
-@pytest.mark.parametrize("change", ["weight", "adapter", "off"])
-def test_models_identity_changes_with_weights_and_with_the_adapters_that_are_on(places, change):
+def test_models_identity_changes_with_weights_and_with_the_adapters_that_are_on(places):
     model = PeftModel.from_pretrained(read(places["base"]), str(places["adapter"]))
-    before = identity(model)
-    assert identity(model) == before
-    weights = [w for name, w in model.named_parameters() if ("lora_B" in name) == (change == "adapter")]
-    with torch.no_grad(), model.disable_adapter() if change == "off" else nullcontext():
-        if change != "off":
-            weights[-1].view(-1)[0] += 0.01
-        assert identity(model) != before
+    before, again = identity(model), identity(model)
+    with model.disable_adapter():
+        found = [identity(model)]
+    for part in ("lora_B", "embed_tokens"):
+        with torch.no_grad():
+            next(weight for name, weight in model.named_parameters() if part in name).view(-1)[0] += 0.01
+        found.append(identity(model))
+    assert before == again and len({before, *found}) == 4
 
 
 def test_a_checkpoint_in_bfloat16_has_that_fingerprint_in_float16_too(tokenizer, tmp_path):

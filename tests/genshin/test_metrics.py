@@ -1,25 +1,18 @@
 """Metrics against values worked out by hand, against the libraries' own numbers, and against bad input."""
 
-import doctest
 import math
 import random
 
 import pandas as pd
 import pytest
-import sacrebleu
 import torch
 from bert_score import BERTScorer
 from transformers import BertConfig, BertModel, BertTokenizerFast
 
 from scripts.genshin import metrics
+from tests.test_models import tiny
 
 CHARACTERS = "钟离温迪胡桃来自璃月蒙德稻妻是个的人使用掌控水火风雷草冰岩元素男性女少年成沉稳活泼，。"
-PAIR_METRICS = [metrics.exact_match, metrics.char_f1, metrics.rouge_l, metrics.bleu, metrics.chrf]
-
-
-def test_docstring_examples():
-    result = doctest.testmod(metrics)
-    assert result.attempted > 2 and result.failed == 0
 
 
 def test_rouge_l_by_hand():
@@ -29,26 +22,19 @@ def test_rouge_l_by_hand():
     assert math.isnan(metrics.rouge_l(["岩"], [""])[0])
 
 
-def test_bleu_by_hand_and_against_sacrebleu_and_100_for_perfect_short_answers():
+def test_bleu_by_hand_and_100_for_perfect_short_answers():
     # 5 characters against 6. Found in the reference: 5/5 unigrams, 3/4 bigrams, 1/3 trigrams, 0/2 four-grams, which
     # "exp" smoothing makes 1/(2*2); the prediction is shorter: brevity penalty exp(1 - 6/5).
-    predictions, references = ["钟离自璃月"], ["钟离来自璃月"]
-    precisions = [5 / 5, 3 / 4, 1 / 3, 1 / (2 * 2)]
-    by_hand = 100 * math.exp(1 - 6 / 5) * math.prod(precisions) ** (1 / 4)
-    assert metrics.bleu(predictions, references) == pytest.approx(by_hand)
-    assert (
-        metrics.bleu(predictions, references) == sacrebleu.corpus_bleu(predictions, [references], tokenize="zh").score
-    )
+    by_hand = 100 * math.exp(1 - 6 / 5) * (5 / 5 * 3 / 4 * 1 / 3 * 1 / (2 * 2)) ** (1 / 4)
+    assert metrics.bleu(["钟离自璃月"], ["钟离来自璃月"]) == pytest.approx(by_hand)
     assert metrics.bleu(["璃月", "岩元素"], ["璃月", "岩元素"]) == pytest.approx(100)
     common, rare = (metrics.bleu([a], [b]) for a, b in (("天地人和水", "天地人和火"), ("𠀀𠀁𠀂𠀃𠀄", "𠀀𠀁𠀂𠀃𠀅")))
     assert rare == common == pytest.approx(66.87, abs=0.01)
 
 
-def test_chrf_by_hand_and_against_sacrebleu():
+def test_chrf_by_hand():
     # 火元素 against 水元素: unigrams 2/3, bigrams 1/2, trigrams 0/1 on both sides, so F = mean of the three
     assert metrics.chrf(["火元素"], ["水元素"]) == pytest.approx(100 * (2 / 3 + 1 / 2 + 0) / 3)
-    predictions, references = ["钟离来自璃月", "岩", ""], ["钟离是璃月人", "岩元素", "水元素"]
-    assert metrics.chrf(predictions, references) == sacrebleu.corpus_chrf(predictions, [references]).score
 
 
 @pytest.mark.parametrize(
@@ -61,7 +47,7 @@ def test_chrf_by_hand_and_against_sacrebleu():
     ],
 )
 def test_bad_pairs_are_refused(scorer, predictions, references, message):
-    for metric in (*PAIR_METRICS, scorer.score):
+    for metric in (metrics.exact_match, metrics.char_f1, metrics.rouge_l, metrics.bleu, metrics.chrf, scorer.score):
         with pytest.raises(ValueError, match=message):
             metric(predictions, references)
 
@@ -74,11 +60,8 @@ def encoder(tmp_path_factory):
     tokenizer = BertTokenizerFast(vocab={token: i for i, token in enumerate(vocabulary)})
     tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(vocabulary), hidden_size=32, num_hidden_layers=3, num_attention_heads=2, intermediate_size=64,
-        max_position_embeddings=24, initializer_range=0.5,
-    )  # fmt: skip
-    BertModel(config).save_pretrained(folder)
+    sizes = {"vocab_size": len(vocabulary), "max_position_embeddings": 24, "initializer_range": 0.5}
+    BertModel(tiny(BertConfig, **sizes)).save_pretrained(folder)
     return folder
 
 
@@ -87,21 +70,18 @@ def scorer(encoder):
     return metrics.BertScores(encoder, num_layers=2, batch_size=4)
 
 
-def _texts(count, seed):
-    """Random texts of 1 to 20 characters."""
-    pick = random.Random(seed)
-    return ["".join(pick.choices(CHARACTERS, k=pick.randint(1, 20))) for _ in range(count)]
-
-
 def test_bert_scores_and_their_hash_are_the_librarys(encoder, scorer):
-    predictions, references = _texts(30, seed=1), _texts(30, seed=2)
+    pick = random.Random(1)
+    predictions, references = (
+        ["".join(pick.choices(CHARACTERS, k=pick.randint(1, 20))) for _ in range(30)] for _ in range(2)
+    )
     predictions += [references[3], predictions[0], "  岩元素 ", "X"]  # the reference itself, a repeat, spaces, unknown
     references += [references[3], references[0], "岩元素", "岩元素"]
     frame = scorer.score(predictions, references)
     library = BERTScorer(str(encoder), num_layers=2, device="cpu")
     library._tokenizer.model_max_length = 24
-    for row, (prediction, reference) in enumerate(zip(predictions, references, strict=True)):
-        one = [float(values) for values in library.score([prediction], [reference])]
+    for row, pair in enumerate(zip(predictions, references, strict=True)):
+        one = [float(values) for values in library.score(*([text] for text in pair))]
         assert frame.loc[row, ["precision", "recall", "f1"]].tolist() == pytest.approx(one, abs=1e-6), row
     assert list(frame.columns) == ["precision", "recall", "f1", "reason"] and (frame["reason"] == "").all()
     assert frame.loc[30, "f1"] == pytest.approx(1, abs=1e-5) and frame["f1"].nunique() > 20
@@ -189,42 +169,39 @@ def test_value_of(answer, values, expected):
 
 
 def test_a_guesser_says_the_commonest_value_in_the_commonest_form_and_reads_gender_off_the_question():
-    def row(question, answer, character, attribute, value):
-        messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-        return {"messages": messages, "character": character, "attribute": attribute, "value": value}
+    def frame(*rows):
+        told = [
+            {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+            | {"character": character, "attribute": "性别" if value.endswith("性") else "元素力", "value": value}
+            for character, question, answer, value in rows
+        ]
+        return pd.DataFrame(told)
 
-    train = [
-        row("甲？", "火元素", "甲", "元素力", "火元素"),
-        row("甲呢？", "甲使用火元素", "甲", "元素力", "火元素"),
-        row("乙？", "水元素", "乙", "元素力", "水元素"),
-        row("甲？", "甲是女性", "甲", "性别", "女性"),
-    ]
-    asked = [
-        row("丙使用什么？", "丙使用水元素", "丙", "元素力", "水元素"),
-        row("丙先生是？", "丙是男性", "丙", "性别", "男性"),
-        row("丙，她是？", "丙是女性", "丙", "性别", "女性"),
-        row("该称丙为先生还是女士？", "丙是男性", "丙", "性别", "男性"),
-    ]
-    expected = ["火元素", "丙是男性", "丙是女性", "丙是女性"]
-    assert metrics.guesses(pd.DataFrame(train), pd.DataFrame(asked)) == expected
+    train = frame(
+        ("甲", "甲？", "火元素", "火元素"),
+        ("甲", "甲呢？", "甲使用火元素", "火元素"),
+        ("乙", "乙？", "水元素", "水元素"),
+        ("甲", "甲？", "甲是女性", "女性"),
+    )
+    asked = {"丙使用什么？": "水元素", "丙先生是？": "男性", "丙，她是？": "女性", "该称丙为先生还是女士？": "男性"}
+    guesses = metrics.guesses(train, frame(*(("丙", question, "", value) for question, value in asked.items())))
+    assert guesses == ["火元素", "丙是男性", "丙是女性", "丙是女性"]
 
 
 def test_per_value_report_by_hand():
     true = ["岩", "岩", "岩", "水", "水", "火", "火"]
     report = metrics.per_value_report(["岩", "水", None, "水", "水", math.nan, "风"], true)  # 风 is never true
     nan = math.nan
-    expected = {
+    rows = {
         "岩": [1 / 1, 1 / 3, 2 * 1 / (1 + 3), 3, 1],
         "水": [2 / 3, 2 / 2, 2 * 2 / (3 + 2), 2, 0],
         "火": [nan, 0 / 2, 0, 2, 1],
         "风": [0 / 1, nan, 0, 0, 0],
         "all": [3 / 5, 3 / 7, 2 * 3 / (5 + 7), 7, 2],
     }
-    assert set(report.index) == set(expected) and report.index[-1] == "all"
-    assert list(report.columns) == ["precision", "recall", "f1", "support", "none"]
-    for value, row in expected.items():
-        assert report.loc[value].tolist() == pytest.approx(row, nan_ok=True), value
-    assert report.attrs["accuracy"] == pytest.approx(3 / 7)
+    expected = pd.DataFrame.from_dict(rows, "index", columns=["precision", "recall", "f1", "support", "none"])
+    pd.testing.assert_frame_equal(report, expected, check_like=True, check_dtype=False)
+    assert report.index[-1] == "all" and report.attrs["accuracy"] == pytest.approx(3 / 7)
     nothing = metrics.per_value_report([None, None], ["岩", "水"]).loc["all"]
     assert nothing["recall"] == 0 and math.isnan(nothing["precision"]) and nothing["none"] == 2
 
@@ -239,25 +216,17 @@ def test_multi_label_by_hand():
     assert scores == pytest.approx(by_hand)
     assert metrics.multi_label(true, true) == {"labels": 6, "hamming_loss": 0, "wrong_labels": 0, "jaccard": 1}
     assert metrics.multi_label([set()] * 3, true)["wrong_labels"] == pytest.approx(2)
-    # Inventing values does not lower the Hamming loss.
-    true = [{("国籍", "璃月")}, {("国籍", "蒙德")}]
-    invented = metrics.multi_label([{("国籍", "月球")}, {("国籍", "火星")}], true)
-    assert invented == metrics.multi_label(true[::-1], true)
 
 
 @pytest.mark.parametrize(
     ("metric", "first", "second", "message"),
     [
         (metrics.value_of, None, ["岩"], "answer, row 0"),
-        (metrics.value_of, "岩", "岩", "values: a sequence of texts"),
         (metrics.value_of, "岩", ["岩", " "], "values: a closed set"),
         (metrics.per_value_report, [None], [None], "true_values, row 0: a text is needed, got None"),
-        (metrics.per_value_report, [3], ["岩"], "predicted_values, row 0: a text is needed, got 3"),
         (metrics.per_value_report, ["岩"], ["岩", "水"], "predicted_values has 1 rows, true_values has 2"),
         (metrics.per_value_report, ["岩"], ["none"], r"true_values: \['none'\] cannot be a value"),
-        (metrics.multi_label, [set()], [], "predicted has 1 rows, true has 0"),
         (metrics.multi_label, [set()], [set()], "true, row 0: no .* pair"),
-        (metrics.multi_label, [{("国籍", None)}], [{("国籍", "璃月")}], "predicted, row 0: .* is not an"),
         (metrics.multi_label, [set()], [{"璃月"}], "true, row 0: '璃月' is not an"),
         (metrics.multi_label, [{("年龄", "6000")}], [{("国籍", "璃月")}], "no character has the attribute"),
         (metrics.multi_label, [set()], [{("国籍", "other")}], "is kept for predictions"),
@@ -276,14 +245,12 @@ def test_summary():
     )
     table = metrics.summary(frame, by=["model", "split"])
     assert list(table.index) == [("tuned", "test"), ("base", "test")]
-    tuned, base = table.loc[("tuned", "test")], table.loc[("base", "test")]
+    tuned, base = table.to_dict("records")
     pair = (["岩元素", "火元素"], ["岩元素", "水元素"])
-    assert tuned.to_dict() == pytest.approx({
-        "rows": 2, "exact_match": 0.5, "char_f1": (1 + 2 / 3) / 2, "rouge_l": (1 + 2 / 3) / 2,
-        "bleu": metrics.bleu(*pair), "chrf": metrics.chrf(*pair), "bert_f1": 0.75, "no_score": 0,
-    })  # fmt: skip
-    assert base[["rows", "bert_f1", "char_f1", "no_score"]].tolist() == [2, 0, 0, 1]
-    assert metrics.summary(frame, by="split")["rows"].tolist() == [4]
+    means = {"exact_match": 0.5, "char_f1": (1 + 2 / 3) / 2, "rouge_l": (1 + 2 / 3) / 2, "bert_f1": 0.75}
+    corpus = {"rows": 2, "no_score": 0, "bleu": metrics.bleu(*pair), "chrf": metrics.chrf(*pair)}
+    assert tuned == pytest.approx(means | corpus)
+    assert [base[name] for name in ("rows", "bert_f1", "char_f1", "no_score")] == [2, 0, 0, 1]
     with pytest.raises(ValueError, match=r"columns \['attribute'\] are missing"):
         metrics.summary(frame, by="attribute")
     with pytest.raises(ValueError, match="no rows"):

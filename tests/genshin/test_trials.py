@@ -3,9 +3,7 @@
 import random
 import re
 from dataclasses import replace
-from functools import partial
 
-import pandas as pd
 import pytest
 from transformers import Qwen2ForCausalLM, set_seed
 
@@ -45,16 +43,13 @@ def test_instruction_rows_join_the_input_and_leave_faulty_rows_out(tmp_path):
         ' {"instruction": "三", "output": "四", "fault": "wrong answer"}]',
         encoding="utf-8",
     )
-    assert [[turn["content"] for turn in row["messages"]] for row in instruction_rows(file)] == [
-        ["判断。\n菜凉了。", "负面"],
-        ["一", "二"],
-    ]
+    told = [[turn["content"] for turn in row["messages"]] for row in instruction_rows(file)]
+    assert told == [["判断。\n菜凉了。", "负面"], ["一", "二"]]
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[]", "rows.json: []; a list of rows"),
         ('{"a": 1}', "rows.json: {'a': 1}; a list of rows"),
         ('[{"instruction": "一", "output": "二"}, {"instruction": "三"}]', "rows.json: row 2: {'instruction': '三'}; a text"),
         ('[{"instruction": " ", "output": "二"}]', "rows.json: row 1: "),
@@ -78,8 +73,7 @@ def small(tokenizer, tmp_path):
 
     profile = replace(PROFILES["tiny"], trap_epochs=2, max_new_tokens=4)
     common = {"per_device_train_batch_size": 2, "use_cpu": True, "disable_tqdm": True}
-    lora = {"r": 2, "task_type": "CAUSAL_LM"}
-    chats = [ROW["messages"]] * 3
+    lora, chats = {"r": 2, "task_type": "CAUSAL_LM"}, [ROW["messages"]] * 3
     return SmallTrainings(profile, load, "base", tokenizer, lora, common, QUIZ, chats, tmp_path, ()), loaded
 
 
@@ -90,17 +84,11 @@ def test_a_training_is_done_once_and_another_one_for_itself(small, tokenizer, ca
     again = train("again", rows, ["q_proj"])
     assert again == first and len(loaded) == 1
     assert re.fullmatch(r"first +\d+ s\nagain +trained before\n", capsys.readouterr().out)
-    for changed in (
-        partial(train, "x", rows[:3], ["q_proj"]),
-        partial(train, "x", rows, ["v_proj"]),
-        partial(train, "x", rows, ["q_proj"], rate=2),
-        partial(train, "x", rows, ["q_proj"], seed=1),
-        partial(train, "x", rows, ["q_proj"], vocabulary=len(tokenizer) + 1),
-        partial(train, "x", rows, ["q_proj"], prompt=lambda t, q: [*chat.prompt_ids(t, q), 5]),
-    ):
-        before = len(loaded)
-        changed()
-        assert len(loaded) == before + 1
+    changes = [{"rows": rows[:3]}, {"targets": ["v_proj"]}, {"rate": 2}, {"seed": 1}]
+    changes += [{"vocabulary": len(tokenizer) + 1}, {"prompt": lambda t, q: [*chat.prompt_ids(t, q), 5]}]
+    for number, changed in enumerate(changes, 2):
+        train("x", **{"rows": rows, "targets": ["q_proj"]} | changed)
+        assert len(loaded) == number
 
 
 def test_what_a_training_came_to(small, tokenizer):
@@ -112,15 +100,14 @@ def test_what_a_training_came_to(small, tokenizer):
     assert [len(losses) for losses in result["general"]] == [3, 3]
     assert result["general"][1][0] < result["general"][0][0], "the general rows are the trained one here"
     assert set(result["answers"]) == {"prediction", "finished", "new_tokens"}
-    layers, hidden, vocabulary = config.num_hidden_layers, config.hidden_size, len(tokenizer)
     beside = train("beside", rows, ["q_proj", "embed_tokens", "lm_head"])
-    assert result["saved"] == layers * 2 * (hidden + hidden)
-    assert beside["saved"] == layers * 2 * (hidden + hidden) + 2 * 2 * (vocabulary + hidden) + 2 * vocabulary * hidden
+    hidden, vocabulary = config.hidden_size, len(tokenizer)
+    assert result["saved"] == config.num_hidden_layers * 2 * (hidden + hidden)
+    assert beside["saved"] == result["saved"] + 2 * 2 * (vocabulary + hidden) + 2 * vocabulary * hidden
 
 
 def test_answers_are_graded_within_their_group(small):
     train, _ = small
     answers = {"prediction": ["钟离来自璃月。", "迪离来自璃月"], "finished": [True, True], "new_tokens": [7, 7]}
     for group, exact in (("trained", 1.0), ("made up", 0.0)):
-        graded = train.graded({"answers": answers}, group)
-        pd.testing.assert_series_equal(graded["exact"], pd.Series([exact], index=graded.index, name="exact"))
+        assert train.graded({"answers": answers}, group)["exact"].tolist() == [exact]

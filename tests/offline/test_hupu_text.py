@@ -33,26 +33,6 @@ def file_rows():
     return pd.read_csv(FILE, dtype=str, keep_default_na=False)
 
 
-@pytest.fixture(scope="module")
-def loaded():
-    """(usable rows, report) of the committed file."""
-    return hupu.load(FILE)
-
-
-def test_the_lexicon_is_whole():
-    for introduce, category in CATEGORIES.items():
-        modifiers = BOARDS[introduce]["modifiers"]
-        assert set(category["taste"]) == {kind for kind, _ in modifiers.values()}, introduce
-        weights = [*category["nouns"].values(), *(weight for _, weight in modifiers.values())]
-        assert 4 <= category["level"] <= 8 and set(weights) <= set(range(-3, 4)), introduce
-        assert set(category["taste"].values()) <= set(range(-4, 5)), introduce
-    assert sum(len(board["introduces"]) for board in HEADS.values()) == len(CATEGORIES), "none on two boards"
-    used = {kind for board in HEADS.values() for kind, _ in board["modifiers"].values()}
-    assert set(LEXICON["kinds"]) == used and len(set(LEXICON["kinds"].values())) == len(used), "a gloss of its own"
-    english = [part["english"] for part in [*HEADS.values(), *CATEGORIES.values()]] + list(used)
-    assert all(gloss and gloss.isascii() for gloss in english)
-
-
 def test_the_committed_file_is_the_one_that_the_generator_writes(tmp_path):
     hupu_text.write(tmp_path / "made.csv")
     is_same = (tmp_path / "made.csv").read_bytes() == FILE.read_bytes()  # assert on bytes would print them
@@ -105,14 +85,12 @@ def assert_alike(drawn, scores, share):
     assert distance < chi2.ppf(0.9999, len(observed) - 1), (observed, expected.round(1))
 
 
-@pytest.mark.parametrize("heat", [1, 2, 7, 300])
+@pytest.mark.parametrize("heat", [1, 7, 300])
 def test_scores_are_those_of_one_vote_after_another(heat):
     rng, draws = np.random.default_rng(11), 8000
     slow = [slow_score(6.4, heat, rng) for _ in range(draws)]
     fast = draw_scores(np.full(20 * draws, 6.4), np.full(20 * draws, heat), rng)
     assert_alike(slow, *np.unique(fast, return_counts=True))
-    raided = np.isin(fast, [2, 10]).mean()  # too rare for a bin of their own
-    assert heat < 300 or abs(raided - hupu_text.RAIDED) < 4 * math.sqrt(hupu_text.RAIDED / len(fast))
 
 
 def test_a_title_has_the_same_probabilities_whatever_else_is_asked_for_and_a_foreign_one_none(made):
@@ -135,11 +113,12 @@ def test_known_probabilities_agree_with_a_simulation(made):
     assert_alike(slow, SCORES, probability)
 
 
-def test_the_readme_tells_what_the_file_holds_and_the_constants_of_the_process(file_rows, loaded):
+def test_the_readme_tells_what_the_file_holds_and_the_constants_of_the_process(file_rows):
     """`| 吃货食堂 | food | 4 | 1,234 |` for each head, `| `HEAT` | 1.8, 1.1 | ...` for each constant, a line of it."""
     section = (ROOT / "data/README.md").read_text(encoding="utf-8").split("\n## `hupu/`")[1].split("\n## ")[0]
     told = re.findall(r"^\| (\w+) \| ([\w ,-]+) \| (\d+) \| ([\d,]+) \|$", section, re.MULTILINE)
-    usable, report = Counter(loaded[0]["head"]), loaded[1]
+    rows, report = hupu.load(FILE)
+    usable = Counter(rows["head"])
     held = [(head, one["english"], str(len(one["introduces"])), f"{usable[head]:,}") for head, one in HEADS.items()]
     assert told == held and f"{report.rows:,} rows, of which {report.kept:,} are usable" in section
     constants = re.findall(r"^\| `([A-Z]+)` \| ([\d., ]+) \|", section, re.MULTILINE)

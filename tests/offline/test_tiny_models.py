@@ -8,22 +8,19 @@ from dataclasses import replace
 import pytest
 import torch
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
     AutoModelForQuestionAnswering,
     AutoTokenizer,
-    BertTokenizer,
+    DataCollatorForLanguageModeling,
     Qwen2Config,
     Qwen2Tokenizer,
-    set_seed,
 )
 from trl.chat_template_utils import deepseek_r1_distill_chat_template
 
 from scripts.artifacts import read_json
 from scripts.genshin.dataset import expand, load_characters, load_templates
-from scripts.genshin.metrics import BertScores
-from scripts.likelihood import completion_losses, losses
+from scripts.likelihood import completion_losses
 from scripts.models import checkpoint
 from scripts.offline import hupu_lessons, hupu_text, lesson_text, reading_text, tiny_models
 from scripts.offline.tiny_models import RECIPES, build, general_rows, make, pretraining_rows, project_characters
@@ -31,7 +28,6 @@ from scripts.profiles import ROOT
 from scripts.ratings import hupu
 from scripts.reading import qa
 from scripts.reading.augment import common_characters
-from scripts.sft_scores import scoring
 
 TINY = {"hidden": 32, "intermediate": 16, "layers": 1, "batch_size": 8}
 ABOUT_CHARACTERS = {"characters": 6, "rows_per_character": 4, "epochs": 1}
@@ -94,16 +90,9 @@ def test_the_general_rows_are_about_people_of_the_pretraining_in_words_that_are_
     assert not trained & {question for question, _ in rows}
     people = tiny_models.made_up_characters(recipe.characters, random.Random(recipe.seed))
     named = [max((name for name in people if name in question), key=len) for question, _ in rows]
-    assert all(
-        any(value in answer for value in people[name].values()) for name, (_, answer) in zip(named, rows, strict=True)
-    )
     assert len(set(named)) == len(named) == len(people), "one row about each, so that nobody is in both files"
-
-
-@pytest.mark.parametrize("text", [lesson_text, reading_text, hupu_lessons])
-def test_a_seed_gives_its_rows_and_another_seed_others(text):
-    assert text.rows(40, seed=1) == text.rows(40, seed=1) != text.rows(40, seed=2)
-    assert text.rows(40, seed=1)[:15] == text.rows(15, seed=1) and text.rows(0, seed=1) == []
+    for name, (_, answer) in zip(named, rows, strict=True):
+        assert any(value in answer for value in people[name].values()), answer
 
 
 def test_a_text_of_the_project_has_a_token_a_character_whatever_stands_beside_it(tokenizer):
@@ -154,17 +143,6 @@ def test_autotokenizer_reads_the_saved_folder_as_the_same_tokenizer(tmp_path):
         assert getattr(read, name) == getattr(tokenizer, name), name
 
 
-def test_bert_reads_a_token_a_chinese_character_between_cls_and_sep(tmp_path):
-    built = tiny_models.build_bert_tokenizer()
-    built.save_pretrained(tmp_path)
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
-    assert isinstance(tokenizer, BertTokenizer) and tokenizer.get_vocab() == built.get_vocab()
-    pair = tokenizer("钟离？", "岩，")
-    assert tokenizer.convert_ids_to_tokens(pair["input_ids"]) == ["[CLS]", *"钟离？", "[SEP]", *"岩，", "[SEP]"]
-    assert pair["token_type_ids"] == [0] * 5 + [1] * 3
-    assert tokenizer.tokenize("龘") == ["[UNK]"] and tokenizer.tokenize("Ab") == ["a", "##b"]
-
-
 def lines_about(name):
     """What the model will read, in training and in the notebooks."""
     if name == "tiny-reader":  # one that it never saw would be [UNK] in each text, and could not be told from another
@@ -188,7 +166,7 @@ def test_a_model_has_a_token_for_each_character_that_it_will_read(name):
 
 @pytest.fixture
 def small_cache(tmp_path, monkeypatch):
-    """The models folder: one of its own, for recipes that take no time."""
+    """A models folder of its own, for recipes that take no time."""
     monkeypatch.setenv("COOKBOOK_MODELS", str(tmp_path))
     monkeypatch.setattr(tiny_models, "RECIPES", dict(SMALL))
     return tmp_path
@@ -232,18 +210,6 @@ def test_a_model_is_rebuilt_when_what_it_is_made_of_changes(small_cache, monkeyp
     assert found == [f"tiny-{name}" for name in rebuilt.split()]
 
 
-def test_a_folder_of_another_recipe_or_of_none_is_built_anew(small_cache, capsys):
-    build("tiny-bert")
-    record = small_cache / "tiny-bert" / "recipe.json"
-    before = read_json(record)
-    tiny_models.RECIPES["tiny-bert"] = replace(SMALL["tiny-bert"], learning_rate=1e-3)
-    build("tiny-bert")
-    assert read_json(record)["fingerprint"] != before["fingerprint"]
-    record.unlink()
-    build("tiny-bert")
-    assert record.exists() and capsys.readouterr().out.count("built") == 3 and os.listdir(small_cache) == ["tiny-bert"]
-
-
 def test_a_build_that_is_killed_leaves_no_half_model(small_cache, run_until_killed):
     """Killed when weights and tokenizer are written and the recipe is not."""
     run_until_killed(
@@ -272,35 +238,15 @@ def test_the_causal_lm_has_learned_its_language():
     assert completion_losses(model, tokenizer, [nonsense])[0] > 3.0
 
 
-# sentence, paraphrase, unrelated
-TRIPLES = """
-温迪来自哪个国家？ 温迪是哪国人？ 香菱的性格怎么样？
-请问，甘雨的职业是什么？ 甘雨是做什么工作的？ 雷泽使用哪种元素？
-迪卢克是什么性格？ 迪卢克的性格是怎样的？ 凝光来自哪里？
-胡桃的身份是什么？ 胡桃是什么身份的人？ 优菈是男是女？
-纳西妲是哪一国的人？ 纳西妲来自什么国家？ 凯亚有什么职务？
-那维莱特是枫丹的审判官 那维莱特的职务是枫丹审判官 安柏，热情开朗
-七七是男孩还是女孩？ 七七的性别是什么？ 夜兰靠什么元素战斗？
-夏洛蒂的性情如何？ 夏洛蒂为人怎么样？ 重云属于哪个元素？
-"""
-
-
-def gaps(encoder):
-    """BERTScore F1 of the paraphrase less that of the unrelated sentence, one number a triple."""
-    sentences, paraphrases, unrelated = (TRIPLES.split()[column::3] for column in range(3))
-    scorer = BertScores(encoder, num_layers=2)
-    return (scorer.score(paraphrases, sentences)["f1"] - scorer.score(unrelated, sentences)["f1"]).to_numpy()
-
-
-def test_bert_scores_paraphrases_above_unrelated_sentences_and_training_is_what_sets_them_apart(tmp_path):
-    """Shared characters carry an untrained encoder some way; the trained one sets them apart half as far again."""
-    folder = checkpoint("tiny-bert")
-    trained = gaps(folder)
-    assert len(trained) == 8 and (trained > 0).sum() >= 7, trained.round(2)
-    set_seed(0)
-    AutoModelForMaskedLM.from_config(AutoConfig.from_pretrained(folder)).save_pretrained(tmp_path)
-    AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path)
-    assert trained.mean() > 1.5 * gaps(tmp_path).mean() > 0
+@torch.no_grad()
+def test_the_encoder_tells_masked_characters_from_those_around_them():
+    """Better by far than one that knows how often each of them is masked (4.97 nats; untrained it would be at 6.9)."""
+    model, tokenizer = loaded("tiny-bert")
+    texts = [turn["content"] for row in pretraining_rows(RECIPES["tiny-bert"])[:200] for turn in row]
+    mask = DataCollatorForLanguageModeling(tokenizer, mlm_probability=0.15, seed=0)
+    batch = mask([tokenizer(text) for text in texts])
+    share = batch["labels"][batch["labels"] >= 0].bincount() / (batch["labels"] >= 0).sum()
+    assert model(**batch).loss < torch.special.entr(share).sum() - 1
 
 
 def test_the_reader_answers_questions_on_passages_it_never_saw():
@@ -310,35 +256,3 @@ def test_the_reader_answers_questions_on_passages_it_never_saw():
     right = [found["answer"] == "".join(row["answers"]["text"]) for found, row in zip(answers, rows, strict=True)]
     answerable = [is_right for is_right, row in zip(right, rows, strict=True) if not row["is_impossible"]]
     assert sum(right) / len(rows) > 0.4 and sum(answerable) / len(answerable) > 0.4
-
-
-def test_the_scorer_finds_an_output_likelier_behind_its_prompt_than_alone_or_behind_another_of_its_task():
-    model, tokenizer = loaded("tiny-scorer")
-    prompts, rows = scoring.Prompts(tokenizer), lesson_text.rows(200, seed=1000)
-    pairs = [(a, b) for a in rows for b in rows if a["task"] == b["task"] and a["output"] != b["output"]]
-    pairs = random.Random(0).sample(pairs, 100)
-    own, alone, foreign = (
-        losses(model, [(given(row, other), prompts.text(row["output"])) for row, other in pairs])
-        for given in (lambda row, _: prompts.prompt(row), lambda *_: prompts.start, lambda _, b: prompts.prompt(b))
-    )
-    assert (own < alone).mean() > 0.9 and (own < foreign).mean() > 0.65
-
-
-def test_the_rater_has_learned_its_dictionary_and_answers_a_question_for_a_score_with_a_number():
-    """Of the eight glosses of a board it finds the right one likeliest, four times in five at least."""
-    model, tokenizer = loaded("tiny-rater")
-    lexicon, right = hupu_text.lexicon(), []
-    for board in list(lexicon["heads"].values())[::2]:
-        glosses = {word: lexicon["kinds"][kind] for word, (kind, _) in board["modifiers"].items()}
-        answers = sorted(set(glosses.values()))
-        assert len(answers) == 8
-        rows = [asked(f"{word}是什么意思", answer) for word in glosses for answer in answers]
-        found = completion_losses(model, tokenizer, rows).reshape(len(glosses), len(answers))
-        right += [answers[place] == gloss for place, gloss in zip(found.argmin(1), glosses.values(), strict=True)]
-    assert sum(right) / len(right) > 0.8
-    # made-up things that its lessons asked about: the rating is likelier than a refusal
-    rows = hupu_lessons.rows(400, RECIPES["tiny-rater"].seed)
-    ratings = [row for row in rows if re.fullmatch(r"[\d.]+", row[1]["content"]) and "分" in row[0]["content"]]
-    told = completion_losses(model, tokenizer, ratings).mean()
-    refused = [asked(row[0]["content"], hupu_lessons.SHRUGS[0]) for row in ratings]
-    assert len(ratings) > 100 and told < completion_losses(model, tokenizer, refused).mean()

@@ -1,11 +1,11 @@
 """hupu.py: each reason and remark by hand, random junk against a slow count, splits by their properties."""
 
 import csv
-import doctest
 import io
 import math
 import random
 from collections import Counter
+from itertools import accumulate
 
 import numpy as np
 import pandas as pd
@@ -32,17 +32,17 @@ def csv_text(rows, columns=COLUMNS, **more):
     return out.getvalue()
 
 
-def save(path, content):
-    """Bytes, a text (as UTF-8) or rows."""
-    if not isinstance(content, bytes):
-        content = (content if isinstance(content, str) else csv_text(content)).encode()
-    path.write_bytes(content)
-    return path
-
-
 @pytest.fixture
 def read(tmp_path):
-    return lambda content: load(save(tmp_path / "x.csv", content))
+    """Loads bytes, a text (as UTF-8) or rows from a file."""
+
+    def loaded(content):
+        if not isinstance(content, bytes):
+            content = (content if isinstance(content, str) else csv_text(content)).encode()
+        (tmp_path / "x.csv").write_bytes(content)
+        return load(tmp_path / "x.csv")
+
+    return loaded
 
 
 @pytest.fixture
@@ -62,15 +62,12 @@ def found(table):
     return list(table.itertuples(index=False, name=None))
 
 
-# ---------------------------------------------------------------- what is right passes
-
-
-def test_a_row_comes_out_with_every_field(read):
-    frame, report = read([{}])
+def test_the_example_at_the_top_of_the_module_comes_out_with_every_field(read):
+    frame, report = read("\n".join(line.strip() for line in hupu.__doc__.split("\n") if line.startswith("    ")))
     assert frame.to_dict("records") == [
         {
             **{"line": 2, "head": "吃货食堂", "id": "17", "introduce": "火锅配菜", "title": "毛肚"},
-            **{"heat": 4341.0, "score": 9.7, "comments": ["七上八下", "煮老就可惜了"], "stars": [310, 25]},
+            **{"heat": 12000.0, "score": 9.7, "comments": ["七上八下", "煮老就可惜了"], "stars": [310, 25]},
         }
     ]
     assert frame["heat"].dtype == frame["score"].dtype == float
@@ -80,10 +77,13 @@ def test_a_row_comes_out_with_every_field(read):
     assert str(report) == ".../x.csv (utf-8): 1 rows, 1 kept, 0 left out"
 
 
-def test_the_order_of_columns_is_free_and_others_are_ignored(read):
+def test_the_order_of_columns_is_free_and_others_are_ignored_in_another_encoding_too(read):
     columns = ("", *reversed(COLUMNS), "extra", "")
-    frame, _ = read(csv_text([["0", *(ROW[name] for name in reversed(COLUMNS)), "-", "1"]], columns))
-    pd.testing.assert_frame_equal(frame, read([{}])[0])
+    text = csv_text([["0", *(ROW[name] for name in reversed(COLUMNS)), "-", "1"]], columns)
+    for encoding in ("utf-8", "gb18030"):
+        frame, report = read(text.encode(encoding))
+        pd.testing.assert_frame_equal(frame, read([{}])[0])
+        assert report.encoding == encoding
 
 
 def test_texts_lose_the_white_space_around_them_and_no_other(read):
@@ -95,37 +95,11 @@ def test_texts_lose_the_white_space_around_them_and_no_other(read):
     assert frame["line"].to_list() == [2, 4, 7] and report.rows == 3  # the second goes from line 4 to line 6
 
 
-@pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
-def test_line_endings_and_blank_lines_change_line_numbers_only(read, ending):
-    lines = csv_text([{}, {"Title": "牛肉"}], lineterminator="\n").split("\n")
-    frame, report = read(ending.join(["", *lines[:2], "", "", *lines[2:]]))
-    assert frame["title"].to_list() == ["毛肚", "牛肉"]
-    assert frame["line"].to_list() == [3, 6] and report.rows == 2
-
-
-def test_another_encoding_gives_the_same_rows_and_is_named(read):
-    text = csv_text([{"Comments": "🐉龙|好", "Title": "朤"}, {}])
-    frame, report = read(text.encode("gb18030"))
-    pd.testing.assert_frame_equal(frame, read(text)[0])
-    assert report.encoding == "gb18030"
-
-
 def test_a_cell_may_be_longer_than_the_csv_module_allows(read):
     before = csv.field_size_limit()
     frame, _ = read([{"Comments": "好" * 200_000, "Starts": "1"}])
     assert len(frame["comments"][0][0]) == 200_000
     assert csv.field_size_limit() == before
-
-
-def test_the_example_at_the_top_of_the_module_holds(read):
-    text = "\n".join(line.strip() for line in hupu.__doc__.split("\n") if line.startswith("    "))
-    frame, report = read(text)
-    assert frame["heat"].to_list() == [12000] and frame["stars"].to_list() == [[310, 25]]
-    assert found(report.remarks) == []
-    assert doctest.testmod(hupu).failed == 0
-
-
-# ---------------------------------------------------------------- what cannot be read
 
 
 @pytest.mark.parametrize(
@@ -152,9 +126,6 @@ def test_a_file_without_a_usable_row_is_refused_with_its_ledger(refused):
         "empty title        1  2",
         "no score yet       6  3, 4, 5, 6, 7, …",
     ]
-
-
-# ---------------------------------------------------------------- heat, and junk against a slow count
 
 
 def test_heat_is_read_as_the_site_writes_it_and_else_is_nan_with_a_remark(read):
@@ -185,7 +156,7 @@ def junk(rng):
         *["头", "1", rng.choice(["火锅", "夜宵 ", " \u3000"] if rng.random() < 0.2 else ["火锅", " 火锅", "夜\n宵"])],
         *[rng.choice(["", "\t", *"甲乙丙丁戊己庚辛壬癸"]), rng.choice(list(HEATS))],
         rng.choice(list(BAD_SCORES if rng.random() < 0.2 else GOOD_SCORES)),
-        *[rng.choice(["", "好", "好|坏", "一||三"]), rng.choice(list(STARS))],
+        *[rng.choice(["", "好", "好|坏", "一||三", "好\n,,,,,,,坏"]), rng.choice(list(STARS))],
     ]
     return cells[: rng.randint(1, 7)] if rng.random() < 0.1 else cells + ["多"] * (rng.random() < 0.05)
 
@@ -222,10 +193,7 @@ def remarks_of(cells):
     yield from ["score has more than one decimal"] * (cells[5] in ("9.70", "0.25", "９．７５"))
     number = len(cells[6].split("|")) if cells[6] else 0
     yield from ["comments and stars differ in number"] * (STARS[cells[7]] is None or number != len(STARS[cells[7]]))
-    rows = [[line for line in cell.split("\n")] for cell in cells]
-    yield from ["a cell holds lines like rows"] * any(
-        len(of) > 1 and sum(line.count(",") for line in of) == 7 * (len(of) - 1) for of in rows
-    )
+    yield from ["a cell holds lines like rows"] * ("\n" in cells[6])
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -234,11 +202,7 @@ def test_junk_is_counted_as_a_slow_count_does(read, seed):
     records = [junk(rng) for _ in range(rng.choice([20, 60, 150]))]
     frame, report = read(csv_text(records, lineterminator=rng.choice(["\n", "\r\n"])))
     verdicts = [verdict(number, records) for number in range(len(records))]
-    lines, line = [], 2
-    for cells in records:
-        lines.append(line)
-        line += 1 + "".join(cells).count("\n")
-
+    lines = list(accumulate((1 + "".join(cells).count("\n") for cells in records), initial=2))
     counts = Counter(verdicts)
     kept = [number for number, word in enumerate(verdicts) if word == "kept"]
     assert report.rows == len(records) == report.kept + report.left_out["rows"].sum()
@@ -254,12 +218,6 @@ def test_junk_is_counted_as_a_slow_count_does(read, seed):
     pd.testing.assert_series_equal(frame["heat"], heats)
     odd = Counter(remark for number in kept for remark in remarks_of(records[number]))
     assert [line[:2] for line in found(report.remarks)] == [(name, odd[name]) for name in REMARKS if odd[name]]
-    for reason, rows, shown in found(report.left_out):
-        its = [str(lines[number]) for number, word in enumerate(verdicts) if word == reason]
-        assert shown == ", ".join(its[:5]) + (", …" if rows > 5 else "")
-
-
-# ---------------------------------------------------------------- ask
 
 
 def test_a_score_has_one_decimal_and_half_rounds_up():
@@ -280,9 +238,6 @@ def test_a_row_becomes_a_question_and_its_score(read):
     assert messages(frame) == [
         [{"role": "user", "content": asked}, {"role": "assistant", "content": score}] for asked, score in talks
     ]
-
-
-# ---------------------------------------------------------------- split
 
 
 def things(seed, introduces=16, rows=2000, titles=3000):
@@ -356,42 +311,40 @@ def test_the_split_follows_from_the_seed_and_not_from_the_order_of_rows():
         pd.testing.assert_series_equal(moved.sort_index(), split(even, unseen=2, seed=seed))
 
 
+ONE_TITLE = pd.DataFrame({"introduce": ["类", "别"], "title": ["甲", "甲"]})
+
+
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("frame", "options", "message"),
     [
-        ({"test": -0.1}, r"^test=-0\.1: no share; a number from 0 to below 1 is right$"),
-        ({"validation": 1}, r"^validation=1: no share"),
-        ({"test": 0.5, "calibration": 0.25, "validation": 0.25}, r"^test=0\.5 \+ calibration=0\.25 .* no row to train"),
-        ({"unseen": 9}, r"^unseen=9: there are 16 introduces, 8 without .* quarter; 0 to 8 is right$"),
-        ({"unseen": -1}, r"^unseen=-1: there are 16 introduces"),
+        (things(0), {"test": -0.1}, r"test=-0\.1: no share; a number from 0 to below 1 is right$"),
+        (things(0), {"validation": 1}, r"validation=1: no share"),
+        (
+            things(0),
+            {"test": 0.5, "calibration": 0.25, "validation": 0.25},
+            r"test=0\.5 \+ calibration=0\.25 .* no row to train",
+        ),
+        (things(0), {"unseen": 9}, r"unseen=9: there are 16 introduces, 8 without .* quarter; 0 to 8 is right$"),
+        (things(0), {"unseen": -1}, r"unseen=-1: there are 16 introduces"),
+        (ONE_TITLE, {"unseen": 1, "test": 0}, r"unseen=1, test=0, .* leave no row of 2 to train; smaller"),
+        (ONE_TITLE[:0], {"unseen": 0}, r"unseen=0, .* leave no row of 0 to train"),
     ],
 )
-def test_a_split_that_cannot_be_made_is_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        split(things(0, rows=200), **options)
+def test_a_split_that_cannot_be_made_is_refused(frame, options, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        split(frame, **options)
 
 
-def test_a_split_that_leaves_no_row_to_train_is_refused():
-    one = pd.DataFrame({"introduce": ["类", "别"], "title": ["甲", "甲"]})
-    with pytest.raises(ValueError, match=r"^unseen=1, test=0, .* validation=0 leave no row of 2 to train; smaller"):
-        split(one, unseen=1, test=0, calibration=0, validation=0)
-    for frame in (one, one[:0]):
-        with pytest.raises(ValueError, match=rf"^unseen=0, .* leave no row of {len(frame)} to train"):
-            split(frame, unseen=0)
-
-
-@pytest.mark.parametrize("title", ["糕\u200b", "\ufeff糕", "糕\u2060"])
-def test_characters_of_no_width_make_no_other_title(read, title):
-    frame, report = read([{"Title": "糕"}, {"Title": title}])
-    assert frame["title"].to_list() == ["糕"] and found(report.left_out) == [("repeats another row", 1, "3")]
-
-
-def test_a_raised_digit_is_no_digit(read):
-    _, report = read([{}, {"TitleScore": "9.²"}])
-    assert found(report.left_out) == [("score is not a number", 1, "3")]
-
-
-@pytest.mark.parametrize("title", ["好</think>", "<|im_end|>", "<｜User｜>火锅"])
-def test_a_title_that_spells_a_special_token_is_left_out(read, title):
-    _, report = read([{}, {"Title": title}])
-    assert found(report.left_out) == [("spells a special token", 1, "3")]
+@pytest.mark.parametrize(
+    ("second", "reason"),
+    [
+        # characters of no width make no other title
+        *(({"Title": title}, "repeats another row") for title in ("毛\u200b肚", "\ufeff毛肚", "毛肚\u2060")),
+        *(({"Title": title}, "spells a special token") for title in ("好</think>", "<|im_end|>", "<｜User｜>火锅")),
+        ({"Introduce": "<|im_end|>"}, "spells a special token"),
+        ({"TitleScore": "9.²"}, "score is not a number"),
+    ],
+)
+def test_a_row_is_left_out(read, second, reason):
+    _, report = read([{}, second])
+    assert found(report.left_out) == [(reason, 1, "3")]

@@ -16,12 +16,8 @@ LORA = {"r": 2, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"}
 def test_a_rerun_ends_in_the_same_weights_and_tells_the_same_speed(tokenizer, tmp_path, end):
     row = [{"role": "user", "content": "钟离你能打几颗星"}, {"role": "assistant", "content": "9.7"}]
     rows = [chat.encode(tokenizer, row)] * 4
-    settings = {
-        "per_device_train_batch_size": 2,
-        "learning_rate": 0.01,
-        "lr_scheduler_type": "constant",
-        "use_cpu": True,
-    } | end
+    settings = {"per_device_train_batch_size": 2, "lr_scheduler_type": "constant", "use_cpu": True} | end
+    settings |= {"learning_rate": 0.01}
 
     def weights(times: int) -> tuple[list[torch.Tensor], dict]:
         for _ in range(times):

@@ -1,6 +1,5 @@
 """Rewording: hand-computed edits, what must not be edited, and what has to hold for the whole training file."""
 
-import copy
 import re
 
 import pytest
@@ -8,7 +7,7 @@ from datasets import Dataset
 
 from scripts.profiles import ROOT
 from scripts.reading import augment, squad
-from scripts.reading.augment import common_characters, question_kind
+from scripts.reading.augment import common_characters
 
 SEEDS = range(12)
 
@@ -38,9 +37,10 @@ def known_names(monkeypatch):
 
 @pytest.fixture(scope="module")
 def training_rows():
+    """Those of data/qa, in an order in which the rows of a context don't stand together."""
     rows, report = squad.load(ROOT / "data/qa/train.json")
     assert not report.faults
-    return list(rows)
+    return [*rows][::2] + [*rows][1::2]
 
 
 @pytest.fixture(scope="module")
@@ -48,52 +48,27 @@ def reworded(training_rows):
     return [augment.reword(training_rows, seed) for seed in range(4)]
 
 
-FAIR = "画师川岛在集市。川岛很高兴。"
-AROUND = [(0, 2), (2, 4), (0, 4), (5, 7), (8, 10), (11, 13), (0, 14)]  # 画师 川岛 画师川岛 集市 川岛 高兴 and all
-BEHIND = [(0, 2), (2, 7), (0, 7), (8, 10), (11, 16), (17, 19), (0, 20)]
-
-
-@pytest.mark.parametrize(
-    ("context", "spans", "old", "new", "found", "moved"),
-    [
-        (FAIR, AROUND, "川岛", "鹿野院平藏", "画师鹿野院平藏在集市。鹿野院平藏很高兴。", BEHIND),
-        ("八重神子和空。", [(0, 4), (5, 6)], "八重神子", "琴", "琴和空。", [(0, 1), (2, 3)]),
-        ("他唱新编的歌谣。", [(5, 7), (2, 7)], "歌谣", "小夜曲", "他唱新编的小夜曲。", [(5, 8), (2, 8)]),
-        ("他唱新编的歌谣。", [(5, 7), (2, 7)], "新编的歌谣", "小夜曲", None, None),  # where would the shorter one be?
-        ("钟离先生在喝茶", [(0, 3)], "离先生", "空", None, None),  # through an edge
-        ("钟离先生在喝茶", [(3, 6)], "离先生", "空", None, None),
-        ("哈哈哈", [], "哈哈", "嘻嘻", None, None),  # overlapping places
-        ("哈哈，哈哈", [], "哈哈", "嘻嘻", "嘻嘻，嘻嘻", []),
-        ("他说(a+b)*。", [(2, 8)], "(a+b)*", r"\1", r"他说\1。", [(2, 4)]),
-    ],
-)
-def test_answers_move_with_an_edit_and_none_is_cut_through(context, spans, old, new, found, moved):
-    edited = augment._Passage(context, [f"{old}？"], [spans]).edited(old, new)
-    assert edited == (found and (found, [f"{new}？"], [moved]))
-
-
-def test_a_name_is_replaced_everywhere_and_the_longer_one_follows(known_names):
+def test_a_name_is_replaced_everywhere_the_longer_one_follows_and_the_answers_move_along(known_names):
+    fair = "画师川岛在集市。川岛很高兴。"
     rows = [
-        make_row(FAIR, "谁在集市？", "画师川岛", "川岛"),
-        make_row(FAIR, "谁很高兴？", ("川岛", 8)),  # it stands twice; this is the second
-        make_row(FAIR, "川岛买了什么？", plausible=["川岛"]),
-        make_row("北斗在睡觉。", "谁在睡觉？", "北斗"),
+        make_row(fair, "谁在集市？", "画师川岛", "川岛"),
+        make_row(fair, "谁很高兴？", ("川岛", 8)),  # it stands twice; this is the second
+        make_row(fair, "川岛买了什么？", plausible=["集市", "川岛"]),
+        make_row("鹿野院平藏睡觉。", "谁在睡觉？", "鹿野院平藏"),
     ]
     found = [one for one in results(rows, names=1) if one[0] != rows[0]]
     assert found
     for first, second, third, _ in found:
-        assert first["context"] == second["context"] == third["context"] == "画师北斗在集市。北斗很高兴。"
-        assert first["answers"] == {"text": ["画师北斗", "北斗"], "answer_start": [0, 2]}
-        assert second["answers"] == {"text": ["北斗"], "answer_start": [8]}
-        assert third["plausible_answers"] == {"text": ["北斗"], "answer_start": [2]} and third["is_impossible"]
-        assert third["question"] == "北斗买了什么？"
+        assert first["context"] == second["context"] == third["context"] == "画师鹿野院平藏在集市。鹿野院平藏很高兴。"
+        assert first["answers"] == {"text": ["画师鹿野院平藏", "鹿野院平藏"], "answer_start": [0, 2]}
+        assert second["answers"] == {"text": ["鹿野院平藏"], "answer_start": [11]}
+        assert third["plausible_answers"] == {"text": ["集市", "鹿野院平藏"], "answer_start": [8, 2]}
+        assert third["question"] == "鹿野院平藏买了什么？" and third["is_impossible"]
 
 
 def test_a_phrase_takes_its_longer_answers_along():
-    rows = [
-        make_row("刻晴在集市买伞。", "刻晴在哪里买伞？", "集市", "在集市"),
-        make_row("北斗在灯塔下睡觉。", "北斗在哪里睡觉？", "灯塔下"),
-    ]
+    there = make_row("北斗在灯塔下睡觉。", "北斗在哪里睡觉？", "灯塔下")
+    rows = [make_row("刻晴在集市买伞。", "刻晴在哪里买伞？", "集市", "在集市"), there]
     found = [first["answers"] for first, _ in results(rows, phrases=1) if first != rows[0]]
     assert found and all(one == {"text": ["灯塔下", "在灯塔下"], "answer_start": [3, 2]} for one in found)
 
@@ -133,6 +108,11 @@ def told(lines):
         ("枫原万叶醒了。万叶来了。谁醒了？枫原万叶 钟离来了。谁来了？钟离", "枫原万叶醒了。万叶来了。"),
         ("枫原万叶醒了。谁醒了？枫原万叶 枫原万叶醒了。万叶在哪里？ 钟离来了。谁来了？钟离", "枫原万叶醒了。"),
         ("枫原万叶醒了。谁醒了？枫原万叶 钟离来了。谁来了？钟离", "枫原万叶醒了。 钟离醒了。"),
+        # no answer is cut through at its beginning or its end
+        ("钟离先生在家睡。他怎么了？先生在家 离先生来了。谁来了？离先生 北斗来了。谁来了？北斗", "钟离先生在家睡。"),
+        ("钟离先生在家睡。他在哪里？离先 先生来了。谁来了？先生 北斗来了。谁来了？北斗", "钟离先生在家睡。"),
+        # nor two places that overlap replaced
+        ("哈哈哈笑了。他怎么了？笑了 哈哈来了。谁来了？哈哈 北斗来了。谁来了？北斗", "哈哈哈笑了。"),
         # a name in an unanswerable question of the passage is not put in
         ("川岛醒了。谁醒了？川岛 川岛醒了。北斗在做什么？ 北斗来了。谁来了？北斗", "川岛醒了。"),
     ],
@@ -170,26 +150,9 @@ def test_a_phrase_in_a_question_is_replaced_there_too():
     assert found == {("空看见青蛙。", "青蛙从哪里来？"), ("空看见雨伞。", "雨伞从哪里来？")}
 
 
-def test_rows_of_one_context_stay_together_in_any_order(training_rows):
-    mixed = training_rows[::2] + training_rows[1::2]
-    found = augment.reword(mixed, 0)
-    assert [row["id"] for row in found] == [row["id"] for row in mixed]
-    contexts = {}
-    for old, new in zip(mixed, found, strict=True):
-        assert contexts.setdefault((old["title"], old["context"]), new["context"]) == new["context"]
-
-
 def test_a_seed_gives_the_same_rows_of_a_list_and_a_dataset_and_another_one_others(training_rows, reworded):
     assert augment.reword(training_rows, 0) == reworded[0] != reworded[1]
     assert augment.reword(Dataset.from_list(training_rows, features=squad.FEATURES), 0) == reworded[0]
-
-
-def test_the_given_rows_are_not_changed(training_rows):
-    rows = copy.deepcopy(training_rows[:200])
-    for row in augment.reword(rows, 0):
-        for field in augment.ANSWERS:
-            row[field]["text"].append("new")  # nor are their lists shared with the result
-    assert rows == training_rows[:200]
 
 
 def test_a_wrong_offset_is_named():
@@ -207,9 +170,11 @@ def test_everything_but_the_words_stays_and_those_change(training_rows, reworded
                 assert len(old[field]["text"]) == len(new[field]["text"])
                 for text, start in zip(*new[field].values(), strict=True):
                     assert text and new["context"].startswith(text, start), new["id"]
-            contexts[old["context"]] = old["context"] != new["context"]
+            place = old["title"], old["context"]
+            assert contexts.setdefault(place, new["context"]) == new["context"], "rows of a passage stay together"
             answers += [] if old["is_impossible"] else [old["answers"]["text"] != new["answers"]["text"]]
-        assert sum(contexts.values()) > 0.8 * len(contexts) and sum(answers) > 0.3 * len(answers)
+        changed = [old != new for (_, old), new in contexts.items()]
+        assert sum(changed) > 0.8 * len(changed) and sum(answers) > 0.3 * len(answers)
 
 
 def test_equal_texts_of_a_passage_stay_equal_and_different_ones_different(training_rows, reworded):
@@ -225,12 +190,6 @@ def test_equal_texts_of_a_passage_stay_equal_and_different_ones_different(traini
             assert len(olds) == len(news) == len(set(pairs))
 
 
-def test_common_characters_are_those_of_gb_2312():
-    characters = common_characters()
-    assert len(characters) == len(set(characters)) == 6763
-    assert (characters[0], characters[3754], characters[3755], characters[-1]) == ("啊", "座", "亍", "齄")
-
-
 QUESTIONS = {
     "who": "谁在想空？ 最早到的是什么人？",
     "where": "在哪里冒险？ 他们要去什么地方？ 空在何处？",
@@ -241,9 +200,3 @@ QUESTIONS = {
     "mood": "刻晴今天心情怎么样？ 她感觉如何？",
     "other": "刻晴开心吗？",
 }
-
-
-def test_question_kinds():
-    assert question_kind("") == "other"
-    for kind, questions in QUESTIONS.items():
-        assert {question_kind(question) for question in questions.split()} == {kind}, kind

@@ -3,6 +3,8 @@
 import copy
 import math
 import random
+import re
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +16,7 @@ from transformers import BertConfig, BertForQuestionAnswering, RobertaTokenizer,
 
 from scripts.offline.tiny_models import build_bert_tokenizer
 from scripts.reading import qa
+from tests.reading.test_augment import make_row as augment_row
 
 INF = math.inf
 
@@ -34,9 +37,7 @@ def model(tokenizer):
 
 def make_row(context, *answers, question="谁在冒险？", row_id="q1"):
     """A row; an answer is a text, at its first place, or (text, start)."""
-    pairs = [(one, context.index(one)) if isinstance(one, str) else one for one in answers]
-    answers = {"text": [text for text, _ in pairs], "answer_start": [start for _, start in pairs]}
-    return {"id": row_id, "context": context, "question": question, "answers": answers}
+    return augment_row(context, question, *answers) | {"id": row_id}
 
 
 def windows_of(rows, tokenizer, max_length=64, stride=16):
@@ -49,27 +50,19 @@ def labelled(rows, tokenizer, **sizes):
     return qa.label_texts(Dataset.from_dict(windows_of(rows, tokenizer, **sizes)), rows)
 
 
-# --- windows ----------------------------------------------------------------------------------------------------------------
-
-
-def by_the_library(row, tokenizer, max_length, stride):
-    """The windows as the tokenizer itself makes them."""
-    how = {"truncation": "only_second", "return_overflowing_tokens": True, "return_offsets_mapping": True}
-    return tokenizer([row["question"]], [row["context"]], max_length=max_length, stride=stride, **how)
-
-
 def oracle(row, tokenizer, max_length, stride):
-    """(offsets, start label, end label) of each window, walking along the characters of the context one by one.
+    """(ids, places of the context, label) of each window, walking along the characters of the context one by one.
 
     An answer is in a window when each of its characters that some token stands for has that token there.
     """
-    encoded = by_the_library(row, tokenizer, max_length, stride)
+    how = {"truncation": "only_second", "return_overflowing_tokens": True, "return_offsets_mapping": True}
+    encoded = tokenizer([row["question"]], [row["context"]], max_length=max_length, stride=stride, **how)
     whole = tokenizer(row["context"], add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
     tokens_of_char = {char: n for n, (begin, end) in enumerate(whole) for char in range(begin, end)}
-    windows = []
-    for i, offsets in enumerate(encoded["offset_mapping"]):
-        places = {n: pair for n, pair in enumerate(offsets) if encoded.sequence_ids(i)[n] == 1}
-        windows.append((encoded["input_ids"][i], places))
+    windows = [
+        (encoded["input_ids"][i], {n: pair for n, pair in enumerate(offsets) if encoded.sequence_ids(i)[n] == 1})
+        for i, offsets in enumerate(encoded["offset_mapping"])
+    ]
     for text, start in zip(row["answers"]["text"], row["answers"]["answer_start"], strict=True):
         chars = [char for char in range(start, start + len(text)) if not row["context"][char].isspace()]
         wanted = {whole[tokens_of_char[char]] for char in chars if char in tokens_of_char}
@@ -115,60 +108,62 @@ def test_features_equal_a_walk_along_the_characters(tokenizer, seed):
 def test_model_inputs_are_the_tokenizers_own(tokenizer):
     vocab = {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3, "a": 4, "b": 5, "Ġ": 6, "Ġa": 7}
     roberta = RobertaTokenizer(vocab=vocab, merges=[("Ġ", "a")])
+    how = {"truncation": "only_second", "return_overflowing_tokens": True, "max_length": 24, "stride": 5}
     for reader, context in ((tokenizer, "空正在冒险。" * 9), (roberta, "ab a b aab" * 4)):
-        row = make_row(context, question=context[:4])
-        built, library = windows_of([row], reader, 24, 5), by_the_library(row, reader, 24, 5)
+        built = windows_of([make_row(context, question=context[:4])], reader, 24, 5)
+        library = reader([context[:4]], [context], **how)
         assert len(built["row"]) == len(library["input_ids"]) > 1
         for name in reader.model_input_names:
             assert [window.tolist() for window in built[name]] == library[name], name
     assert "token_type_ids" not in built
 
 
-def test_labels_give_the_answers_back(tokenizer):
+def test_labels_give_the_answers_back_in_whole_tokens(tokenizer):
     rows = [
         make_row("空正在冒险。空累了。", ("空", 6)),
         make_row("😀空在😀冒险😀。", "冒险😀"),
         make_row("空正在冒险。"),
-        make_row(""),
+        make_row("她說 Hello World。", "Hello World"),  # some may be [UNK]; their places are known all the same
     ]
-    rows.append(make_row("她說 Hello World。", "Hello World"))  # some may be [UNK]; their places are known all the same
-    assert labelled(rows, tokenizer) == ["空", "冒险😀", "", "", "Hello World"]
-    starts = windows_of(rows, tokenizer)["start_positions"]
-    assert starts[0] == 1 + 5 + 1 + 6  # [CLS], the question's five, [SEP], then the seventh character
-
-
-def test_answers_off_the_token_boundaries_get_whole_tokens(tokenizer):
+    assert labelled(rows, tokenizer) == ["空", "冒险😀", "", "Hello World"]
+    assert windows_of(rows, tokenizer)["start_positions"][0] == 1 + 5 + 1 + 6  # [CLS], five of the question, [SEP], six
     vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "空", "world", "##s"]
     words = tokenizer.__class__(vocab={token: i for i, token in enumerate(vocab)})
     rows = [make_row("空\n worlds 空", answer) for answer in ("orl", "ds", " worlds ", "空\n")]
     assert labelled(rows, words) == ["world", "worlds", "worlds", "空"]
 
 
-def test_features_name_the_row_they_cannot_use(tokenizer):
-    long = "空" * 5 + "一" * 6 + "空" * 9
-    for context, answer, question, max_length, message in (
-        (long, "一" * 6, "谁", 12, r"its answer '一一一一一一' has 6 tokens; .*: raise stride \(.*\) to 6"),
-        (long, "一" * 6, "谁", 9, r"its answer '一一一一一一' has 6 tokens; 5 fit .*: raise max_length"),
-        ("空 正在", " ", "谁", 12, "the tokenizer drops all of the answer ' '"),
-        ("空 正在", ("冒险", 99), "谁", 12, ""),
-        ("空", "空", "谁" * 9, 13, "its question has 9 tokens; .* max_length 14 or more, not 13"),
+def test_questions_that_no_label_can_be_made_for_are_listed_with_the_limit_that_is_in_the_way(tokenizer):
+    context = "二三四五六七八九" * 4
+    rows = [
+        make_row(context, "三", row_id="short"),
+        make_row(context, context[6:14], row_id="over the edge"),  # windows of 12, sharing 4: begin at 0, 8, 16, ...
+        make_row(context, context[:20], row_id="too long"),
+        make_row("甲\u200b乙", "\u200b", row_id="dropped"),
+        make_row("甲乙", ("丙", 99), row_id="beyond"),
+        make_row(context, question="谁" * 14, row_id="asked at length"),
+        make_row(context, (context[:20], 0), ("三", 1), row_id="one of two"),
+        make_row(context, row_id="unanswerable"),
+    ]
+    sizes = {"max_length": 12 + 3 + 5, "stride": 4}  # the question has five tokens
+    lost = qa.unreachable(Dataset.from_list(rows), tokenizer, **sizes)
+    assert lost["id"].tolist() == [row["id"] for row in rows[1:6]]
+    assert lost["reason"].str.extract(r"(\d+ tokens.*|the tokenizer.*)")[0].tolist() == [
+        "8 tokens; neighbouring windows share less: raise stride (COOKBOOK_QA_STRIDE) to 8",
+        "20 tokens; 12 fit into a window beside this question: raise max_length (COOKBOOK_QA_MAX_LENGTH)",
+        "the tokenizer drops all of the answer '\\u200b'",
+        "the tokenizer drops all of the answer '丙'",
+        "14 tokens; with 3 special tokens and stride 4 a window needs max_length 22 or more, not 20",
+    ]
+    for row, reason in zip(rows[1:6], lost["reason"], strict=True):
+        with pytest.raises(ValueError, match=f"^row {row['id']}: {re.escape(reason)}$"):
+            windows_of([rows[0], row], tokenizer, **sizes)
+    windows_of([rows[5]], tokenizer, 22, 4)  # the number that the reason gives is right
+    assert labelled([rows[0], *rows[6:]], tokenizer, **sizes) == ["三", "三", ""]
+    with pytest.raises(
+        ValueError, match=r"^none of 2 questions can be trained on; over the edge: its answer .* stride"
     ):
-        row = make_row(context, answer, question=question, row_id="q8")
-        with pytest.raises(ValueError, match=f"^row q8: {message}"):
-            windows_of([make_row("空", "空", question="谁"), row], tokenizer, max_length, 1)
-    windows_of([row], tokenizer, 14, 1)  # and the number it gives is right
-
-
-def test_features_need_a_fast_tokenizer_that_pads_on_the_right(tokenizer):
-    left = copy.copy(tokenizer)
-    left.padding_side = "left"
-    with pytest.raises(ValueError, match="padding_side='right'"):
-        windows_of([make_row("空", "空")], left)
-    with pytest.raises(ValueError, match="slow and knows no character offsets"):
-        windows_of([make_row("空", "空")], SimpleNamespace(is_fast=False))
-
-
-# --- n-best -----------------------------------------------------------------------------------------------------------------
+        qa.unreachable(Dataset.from_list(rows[1:3]), tokenizer, **sizes)
 
 
 def every_pair(windows, start, end, contexts, size, max_tokens):
@@ -224,23 +219,19 @@ def random_case(rng, ties=False):
     return windows, *logits, contexts
 
 
-def assert_are(decoded, expected):
-    """That n_best's answers are those of `every_pair`, to the rounding."""
-    for one, (top, null_score, no_answer) in zip(decoded, expected, strict=True):
-        assert [(c.text, c.start, c.end) for c in one.candidates] == [found[:3] for found in top]
-        assert [c.score for c in one.candidates] == pytest.approx([found[3] for found in top], abs=1e-9)
-        assert [math.log(c.probability) for c in one.candidates] == pytest.approx([c.score for c in one.candidates])
-        assert one.null_score == pytest.approx(null_score, abs=1e-12)
-        assert one.no_answer_probability == pytest.approx(no_answer, abs=1e-12)
-
-
 @pytest.mark.parametrize("ties", [False, True])
 def test_n_best_equals_trying_every_pair(ties):
     for seed in range(60):
         rng = np.random.default_rng(seed)
         case = random_case(rng, ties)
         size, max_tokens = int(rng.choice([1, 2, 3, 10, 50])), int(rng.choice([1, 2, 3, 4, 7, 8, 40]))
-        assert_are(qa.n_best(*case, size=size, max_tokens=max_tokens), every_pair(*case, size, max_tokens))
+        decoded, expected = qa.n_best(*case, size=size, max_tokens=max_tokens), every_pair(*case, size, max_tokens)
+        for one, (top, null_score, no_answer) in zip(decoded, expected, strict=True):
+            assert [(c.text, c.start, c.end) for c in one.candidates] == [found[:3] for found in top]
+            assert [c.score for c in one.candidates] == pytest.approx([found[3] for found in top], abs=1e-9)
+            assert [math.log(c.probability) for c in one.candidates] == pytest.approx([c.score for c in one.candidates])
+            assert one.null_score == pytest.approx(null_score, abs=1e-12)
+            assert one.no_answer_probability == pytest.approx(no_answer, abs=1e-12)
 
 
 def one_question(context, start, end, null=(0.0, 0.0)):
@@ -248,16 +239,6 @@ def one_question(context, start, end, null=(0.0, 0.0)):
     chars = np.arange(-1, len(context), dtype=np.int32)[None]
     windows = qa.Windows(np.array([0]), chars, np.where(chars < 0, -1, chars + 1), chars >= 0)
     return windows, np.array([[null[0], *start]]), np.array([[null[1], *end]]), [context]
-
-
-def test_flat_logits_where_twenty_starts_and_ends_do_not_suffice():
-    """With nearly flat logits the best starts and the best ends rarely make allowed spans; the search must not care."""
-    start, end = np.random.default_rng(0).normal(0, 0.01, (2, 200))
-    case = one_question("".join(map(chr, range(0x4E00, 0x4E00 + 200))), start, end)
-    decoded = qa.n_best(*case, max_tokens=8)
-    assert_are(decoded, every_pair(*case, size=10, max_tokens=8))
-    top_starts, top_ends = (set(np.argsort(-part)[:20].tolist()) for part in (start, end))
-    assert sum(not (c.start in top_starts and c.end - 1 in top_ends) for c in decoded[0].candidates) > 2
 
 
 def test_probabilities_and_null_score_by_hand():
@@ -293,16 +274,18 @@ def test_a_question_without_a_valid_position_is_never_answered():
         assert qa.predict([one], threshold=INF) == [""]
 
 
+CHARACTERS = one_question("甲乙丙", [1.0, 2.0, 0.5], [0.25, 1.0, 3.0], null=(1.0, 2.0))  # exact in every type
+
+
 def test_any_float_type_gives_the_same_answers():
-    windows, start, end, contexts = one_question("甲乙丙", [1.0, 2.0, 0.5], [0.25, 1.0, 3.0], null=(1.0, 2.0))
-    expected = qa.n_best(windows, start, end, contexts)  # these numbers are exact in every type
+    windows, start, end, contexts = CHARACTERS
     for convert in (lambda part: torch.tensor(part).bfloat16(), lambda part: part.astype(np.float16)):
-        assert qa.n_best(windows, convert(start), convert(end), contexts) == expected
+        assert qa.n_best(windows, convert(start), convert(end), contexts) == qa.n_best(*CHARACTERS)
 
 
 @pytest.mark.parametrize("bad", [math.nan, INF])
 def test_logits_that_are_no_numbers_name_their_window(bad):
-    windows, start, end, contexts = one_question("甲乙丙", [1.0, 2.0, 0.5], [0.25, 1.0, 3.0])
+    windows, start, end, contexts = CHARACTERS
     for place in (0, 2):
         broken = start.copy()
         broken[0, place] = bad
@@ -310,9 +293,6 @@ def test_logits_that_are_no_numbers_name_their_window(bad):
             qa.n_best(windows, broken, end, contexts)
     padded = np.hstack([start, [[bad]]])  # behind the window it does not matter
     assert qa.n_best(windows, padded, end, contexts) == qa.n_best(windows, start, end, contexts)
-
-
-# --- no answer --------------------------------------------------------------------------------------------------------------
 
 
 def earned(threshold, null_scores, scores, unanswerable):
@@ -347,9 +327,6 @@ def test_threshold_by_hand():
     assert qa.tune_threshold([INF], [0], [True]) == 0.0
 
 
-# --- tables -----------------------------------------------------------------------------------------------------------------
-
-
 def candidates(*texts):
     """Candidates with these texts, of falling probability 1/2, 1/4, ..."""
     return [qa.Candidate(text, 0, len(text), -n * math.log(2), 2.0**-n) for n, text in enumerate(texts, start=1)]
@@ -375,8 +352,6 @@ def test_answer_table_ranks_the_right_answer():
     assert qa.answer_table(decoded, rows, same=lambda text, gold: text < gold)["rank"][0] == 3
 
 
-# --- a model ----------------------------------------------------------------------------------------------------------------
-
 LONG = "提瓦特大陆很大，空正在冒险。刻晴今天心情很好，她想空了。" * 4
 ASKED = [
     make_row("提瓦特大陆很大，空正在冒险。", "空", row_id="q1"),
@@ -394,72 +369,59 @@ def dataset(tokenizer):
     return Dataset.from_list(ASKED).map(qa.features, fn_kwargs={"tokenizer": tokenizer, **SIZES}, **how)
 
 
-def alone(model, window):
-    """One window's logits, unpadded."""
-    names = ("input_ids", "attention_mask", "token_type_ids")
-    with torch.no_grad():
-        output = model(**{name: torch.tensor([window[name]]) for name in names})
-    return output.start_logits[0].numpy(), output.end_logits[0].numpy()
-
-
-def test_a_window_longer_than_what_the_model_reads_is_refused(model, tokenizer):
-    windows = Dataset.from_dict(windows_of([make_row("二三四五" * 30)], tokenizer, max_length=65))
-    with pytest.raises(
-        ValueError, match="a window has 65 tokens, and the model 64 positions: COOKBOOK_QA_MAX_LENGTH=64"
-    ):
-        qa.logits(model, windows, tokenizer)
-
-
 @pytest.mark.parametrize("batch_size", [1, 3, 32])
 def test_padded_logits_equal_unpadded_ones(model, tokenizer, dataset, batch_size):
     start, end = qa.logits(model, dataset, tokenizer, batch_size)
     assert start.shape == end.shape == qa.Windows.of(dataset).valid.shape and start.dtype == np.float32
     for n, window in enumerate(dataset):
-        for padded, exact in zip((start[n], end[n]), alone(model, window), strict=True):
+        with torch.no_grad():
+            alone = model(**{name: torch.tensor([window[name]]) for name in tokenizer.model_input_names})
+        for padded, exact in ((start[n], alone.start_logits[0]), (end[n], alone.end_logits[0])):
             np.testing.assert_allclose(padded[: len(exact)], exact, rtol=1e-5, atol=1e-5)
             assert (padded[len(exact) :] == -np.inf).all()
 
 
-def test_asking_equals_explicit_computation(model, tokenizer, dataset):
-    """Every window by itself, in any order, every pair of positions, and the null answer against both softmaxes."""
-    turned = dataset.select(range(len(dataset) - 1, -1, -1))  # a view with its own order
-    windows = qa.Windows.of(turned)
-    start, end = (np.full(windows.valid.shape, -np.inf) for _ in "se")
-    for n, window in enumerate(turned):
-        exact = alone(model, window)
-        start[n, : len(exact[0])], end[n, : len(exact[1])] = exact
-    expected = every_pair(windows, start, end, CONTEXTS, size=3, max_tokens=64)
+def test_asking_is_decoding_by_hand_with_the_fields_and_shapes_of_the_old_pipeline(model, tokenizer, dataset):
+    by_hand = qa.n_best(qa.Windows.of(dataset), *qa.logits(model, dataset, tokenizer), CONTEXTS, size=3)
     answers = qa.ask(model, tokenizer, QUESTIONS, CONTEXTS, top_k=3, threshold=INF, **SIZES)
     assert [len(of_one) for of_one in answers] == [3, 3, 0, 3]
-    for (top, _, no_answer), of_one in zip(expected, answers, strict=True):
-        assert [(a["answer"], a["start"], a["end"]) for a in of_one] == [found[:3] for found in top]
-        scores = [(1 - no_answer) * math.exp(found[3]) for found in top]
+    for one, of_one in zip(by_hand, answers, strict=True):
+        assert [(a["answer"], a["start"], a["end"]) for a in of_one] == [c[:3] for c in one.candidates]
+        scores = [(1 - one.no_answer_probability) * c.probability for c in one.candidates]
         assert [a["score"] for a in of_one] == pytest.approx(scores, rel=1e-4)
 
-
-def test_ask_has_the_fields_and_shapes_of_the_old_pipeline(model, tokenizer):
     asked = (model, tokenizer, QUESTIONS[0], CONTEXTS[0])
     answer = qa.ask(*asked, threshold=INF, **SIZES)
-    assert list(answer) == ["score", "start", "end", "answer"]
-    assert CONTEXTS[0][answer["start"] : answer["end"]] == answer["answer"] != ""
+    assert list(answer) == ["score", "start", "end", "answer"] and answer == pytest.approx(answers[0][0])
     assert qa.ask(model, tokenizer, QUESTIONS[:1], CONTEXTS[0], threshold=INF, **SIZES) == [answer]
-    several = qa.ask(*asked, top_k=2, threshold=INF, **SIZES)
-    assert several[0] == pytest.approx(answer) and len(several) == 2
     assert qa.ask(model, tokenizer, [], "空", **SIZES) == []
-
     silent = qa.ask(*asked, top_k=3, threshold=-INF, **SIZES)  # the null answer wins
-    assert silent[0]["answer"] == "" and silent[1:] == several and 0 < silent[0]["score"] < 1
+    assert silent[1:] == qa.ask(*asked, top_k=2, threshold=INF, **SIZES)
+    assert silent[0]["answer"] == "" and 0 < silent[0]["score"] < 1
     empty = qa.ask(model, tokenizer, "谁？", "", **SIZES)
     assert empty == {"score": 1.0, "start": 0, "end": 0, "answer": ""}
 
 
-def test_ask_refuses_what_it_cannot_read(model, tokenizer):
-    with pytest.raises(ValueError, match="2 questions on 1 contexts"):
-        qa.ask(model, tokenizer, ["谁？", "谁？"], ["空"], **SIZES)
-    with pytest.raises(ValueError, match="at most 64 tokens"):
-        qa.ask(model, tokenizer, "谁？", "空", max_length=65)
-    with pytest.raises(ValueError, match="row question 1: its question"):
-        qa.ask(model, tokenizer, ["谁？", "谁" * 40], "空", **SIZES)
+def test_what_a_reader_cannot_read_is_refused(model, tokenizer):
+    left, row = copy.copy(tokenizer), make_row("二三四五" * 30)
+    left.padding_side = "left"
+    too_long = Dataset.from_dict(windows_of([row], tokenizer, max_length=65))
+    for message, function, *arguments in (
+        ("padding_side='right'", windows_of, [row], left),
+        ("slow and knows no character offsets", windows_of, [row], SimpleNamespace(is_fast=False)),
+        (
+            "a window has 65 tokens, and the model 64 .* COOKBOOK_QA_MAX_LENGTH=64",
+            qa.logits,
+            model,
+            too_long,
+            tokenizer,
+        ),
+        ("2 questions on 1 contexts", qa.ask, model, tokenizer, ["谁？", "谁？"], ["空"]),
+        ("max_length 65: .* at most 64 tokens", partial(qa.ask, max_length=65), model, tokenizer, "谁？", "空"),
+        ("row question 1: its question", partial(qa.ask, **SIZES), model, tokenizer, ["谁？", "谁" * 40], "空"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            function(*arguments)
 
 
 def count_answers(predictions, rows):
@@ -486,35 +448,3 @@ def test_evaluation_notices_windows_in_another_order(dataset):
     assert evaluation(SimpleNamespace(predictions=tuple(logits), label_ids=tuple(labels)))["rows"] == 4
     with pytest.raises(ValueError, match="group_by_length"):
         evaluation(SimpleNamespace(predictions=tuple(logits), label_ids=tuple(labels[:, ::-1])))
-
-
-# --- answers that no window holds ---------------------------------------------------------------------------------------------
-
-
-def test_questions_that_no_label_can_be_made_for_are_listed_with_the_limit_that_is_in_the_way(tokenizer):
-    context = "二三四五六七八九" * 4
-    rows = [
-        make_row(context, "三", row_id="short"),
-        make_row(context, context[6:14], row_id="over the edge"),  # windows of 12, sharing 4: begin at 0, 8, 16, ...
-        make_row(context, context[:20], row_id="too long"),
-        make_row("甲\u200b乙", "\u200b", row_id="dropped"),
-        make_row(context, (context[:20], 0), ("三", 1), row_id="one of two"),
-        make_row(context, row_id="unanswerable"),
-    ]
-    sizes = {"max_length": 12 + 3 + 5, "stride": 4}  # the question has five tokens
-    lost = qa.unreachable(Dataset.from_list(rows), tokenizer, **sizes)
-    assert lost["id"].tolist() == ["over the edge", "too long", "dropped"]
-    assert lost["reason"].str.extract(r"(\d+ tokens.*|the tokenizer.*)")[0].tolist() == [
-        "8 tokens; neighbouring windows share less: raise stride (COOKBOOK_QA_STRIDE) to 8",
-        "20 tokens; 12 fit into a window beside this question: raise max_length (COOKBOOK_QA_MAX_LENGTH)",
-        "the tokenizer drops all of the answer '\\u200b'",
-    ]
-    for row in rows[1:4]:
-        with pytest.raises(ValueError, match=row["id"]):
-            windows_of([row], tokenizer, **sizes)
-    kept = [row for row in rows if row["id"] not in set(lost["id"])]
-    assert labelled(kept, tokenizer, **sizes) == ["三", "三", ""]
-    with pytest.raises(
-        ValueError, match=r"^none of 2 questions can be trained on; over the edge: its answer .* stride"
-    ):
-        qa.unreachable(Dataset.from_list(rows[1:3]), tokenizer, **sizes)

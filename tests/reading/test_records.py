@@ -64,6 +64,8 @@ def points(logs, tag):
 
 
 def test_each_evaluation_writes_the_articles_tags_and_they_are_read_back(logs):
+    with pytest.raises(ValueError, match="no TensorBoard event file"):
+        scalars(logs)
     evaluated(QARecords(lambda: QUESTIONS), 5, 10)
     table = scalars(logs)
     assert list(table) == ["tag", "step", "value"] and len(table) == 2 * (3 * 4 + 1)
@@ -86,12 +88,6 @@ def test_each_evaluation_writes_the_articles_tags_and_they_are_read_back(logs):
     }  # fmt: skip
 
 
-def test_a_limit_spares_tags_and_the_recall_is_still_of_all(logs):
-    evaluated(QARecords(lambda: QUESTIONS, limit=1), 5)
-    assert {tag.split("/")[-1] for tag, _ in values(logs)} == {"甲-1", "qa_topk_recall"}
-    assert values(logs)["qa_topk_recall", 5] == pytest.approx(2 / 3)
-
-
 def test_resumed_records_have_no_point_twice_and_keep_those_of_before_the_checkpoint(logs):
     """Killed at step 11 with evaluations at 5 and 10 written, but only checkpoint 5 saved."""
     now = {"table": QUESTIONS}
@@ -104,9 +100,8 @@ def test_resumed_records_have_no_point_twice_and_keep_those_of_before_the_checkp
 
 
 def test_a_training_from_the_start_and_one_that_evaluates_at_its_start_replace_too(logs):
-    evaluated(QARecords(lambda: QUESTIONS), 0, 5, eval_on_start=True)
-    evaluated(QARecords(lambda: QUESTIONS), 0, 5, eval_on_start=True)
-    evaluated(QARecords(lambda: QUESTIONS), 5, 10, start=5, eval_on_start=True)
+    for steps, start in (((0, 5), 0), ((0, 5), 0), ((5, 10), 5)):
+        evaluated(QARecords(lambda: QUESTIONS), *steps, start=start, eval_on_start=True)
     assert [step for step, _ in points(logs, "qa_topk_recall")] == [0, 5, 10]
 
 
@@ -130,11 +125,14 @@ def test_beside_trainers_own_event_file_nothing_of_it_is_hidden(logs, tmp_path):
     assert [step for step, _ in points(logs, "qa_topk_recall")] == [5, 10]
 
 
-def test_without_the_variable_the_records_lie_in_the_output_folder(tmp_path, monkeypatch):
+def test_without_the_variable_the_records_lie_in_the_output_folder_and_a_limit_spares_tags(tmp_path, monkeypatch):
     monkeypatch.delenv("TENSORBOARD_LOGGING_DIR", raising=False)
-    records = QARecords(lambda: QUESTIONS)
+    records = QARecords(lambda: QUESTIONS, limit=1)
     records.on_evaluate(SimpleNamespace(output_dir=tmp_path), state(3), None)
-    assert set(scalars(tmp_path / "runs")["step"]) == {3} and os.listdir(tmp_path / "runs") == ["qa"]
+    found = values(tmp_path / "runs")
+    assert os.listdir(tmp_path / "runs") == ["qa"] and {step for _, step in found} == {3}
+    assert {tag.split("/")[-1] for tag, _ in found} == {"甲-1", "qa_topk_recall"}
+    assert found["qa_topk_recall", 3] == pytest.approx(2 / 3)  # of all
 
 
 def test_only_the_main_process_asks_for_the_table_and_writes(logs):
@@ -143,8 +141,3 @@ def test_only_the_main_process_asks_for_the_table_and_writes(logs):
     records.on_evaluate(None, state(main=False), None)
     records.on_train_end(None, state(main=False), None)
     assert not logs.exists()
-
-
-def test_a_folder_without_event_files_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match="no TensorBoard event file"):
-        scalars(tmp_path)

@@ -20,7 +20,7 @@ def qa(*answers, **more):
     return {"id": "q-1", "question": "谁？", "answers": answers} | more
 
 
-BOAT, SMITH = {"text": "船工", "answer_start": 15}, {"text": "铁匠", "answer_start": 0}
+LAMP, BOAT, SMITH = ({"text": text, "answer_start": start} for text, start in (("灯匠", 6), ("船工", 15), ("铁匠", 0)))
 
 
 def nested(*qas, context=CONTEXT, title="海边"):
@@ -84,33 +84,17 @@ def save(path, value, encoding="utf-8"):
     return path
 
 
-# ---------------------------------------------------------------- what is right passes
-
-
-def test_a_right_question_comes_out_as_a_row():
-    rows, report = checked(nested(qa(("灯匠", 6), ("云梦的灯匠", 3))))
+def test_right_questions_come_out_as_rows():
+    impossible = qa(id="q-2", is_impossible=True, plausible_answers=[BOAT])
+    rows, report = checked(nested(qa(("灯匠", 6), ("云梦的灯匠", 3)), impossible))
+    shared, nothing = {"title": "海边", "context": CONTEXT, "question": "谁？"}, {"text": [], "answer_start": []}
+    answers, boat = {"text": ["灯匠", "云梦的灯匠"], "answer_start": [6, 3]}, {"text": ["船工"], "answer_start": [15]}
     assert rows == [
-        {
-            "id": "q-1",
-            "title": "海边",
-            "context": CONTEXT,
-            "question": "谁？",
-            "answers": {"text": ["灯匠", "云梦的灯匠"], "answer_start": [6, 3]},
-            "plausible_answers": {"text": [], "answer_start": []},
-            "is_impossible": False,
-        }
+        {"id": "q-1", **shared, "answers": answers, "plausible_answers": nothing, "is_impossible": False},
+        {"id": "q-2", **shared, "answers": nothing, "plausible_answers": boat, "is_impossible": True},
     ]
     assert report.faults == [] and report.table().empty
-    assert line(report) == (1, 1, 0, 0, 0) and line(report, "answers") == (2, 2, 0, 0, 0)
-
-
-def test_an_unanswerable_question_keeps_its_plausible_answers():
-    rows, report = checked(nested(qa(is_impossible=True, plausible_answers=[BOAT])))
-    assert rows[0]["is_impossible"] and pairs(rows[0]) == [] and pairs(rows[0], "plausible_answers") == [("船工", 15)]
-    assert report.faults == [] and line(report, "plausible answers") == (1, 1, 0, 0, 0)
-
-
-# ---------------------------------------------------------------- answers
+    assert [line(report, item)[:2] for item in squad.ITEMS] == [(2, 2), (2, 2), (1, 1), (0, 0)]
 
 
 @pytest.mark.parametrize(
@@ -140,6 +124,9 @@ def test_an_unanswerable_question_keeps_its_plausible_answers():
         (CONTEXT, "", 0, None, "empty answer", "''; a text is right"),
         (CONTEXT, " \n", 0, None, "empty answer", ""),
         (CONTEXT, "灯\ufffd", 6, None, "broken characters", ""),
+        *((CONTEXT, text, 6, None, "nesting", "text is ") for text in (None, 7, False, ["灯匠"])),
+        *((CONTEXT, "灯匠", at, None, "nesting", "answer_start is ") for at in ("six", 6.5, True, [6])),
+        *((CONTEXT, "灯匠", at, ("灯匠", 6), "written otherwise", "; 6 was taken") for at in ("6", 6.0)),
     ],
 )
 def test_what_becomes_of_an_answer(context, text, start, kept, fault, detail):
@@ -170,52 +157,13 @@ def test_what_answers_make_of_their_question_in_the_ledger(question, questions, 
     assert [line(report, item) for item in squad.ITEMS[:3]] == [questions, answers, plausible]
 
 
-# ---------------------------------------------------------------- questions
-
-
-@pytest.mark.parametrize(
-    ("question", "kind"),
-    [
-        (qa(), "no answer"),
-        (qa(is_impossible=False), "no answer"),
-        (qa(("灯匠", 6), is_impossible=True), "unanswerable with answers"),
-        (qa(("灯匠", 6), ("", 0), is_impossible=True), "unanswerable with answers"),
-        (qa(("灯匠", 6), question=""), "empty question"),
-        (qa(("灯匠", 6), question=" \u3000"), "empty question"),
-        (qa(("灯匠", 6), question="谁\ufffd？"), "broken characters"),
-        (qa(("灯匠", 6), question="谁\ud83d？"), "broken characters"),
-    ],
-)
-def test_a_question_that_is_left_out(question, kind):
-    good = qa(("船工", 15), id="q-2")
-    rows, report = checked(nested(question, good))
-    assert [row["id"] for row in rows] == ["q-2"]
-    assert (only(report).id, only(report).kind, only(report).action) == ("q-1", kind, "left out")
-    assert line(report) == (2, 1, 0, 0, 1)
-    assert line(report, "answers") == (1 + len(question["answers"]), 1, 0, 0, len(question["answers"]))
-
-
-def test_a_question_with_a_damaged_id_is_named_by_path():
-    for wrong in ("q\ufffd", "q\ud83d"):
-        _, report = checked(nested(qa(("灯匠", 6), id=wrong)))
-        assert (only(report).id, only(report).kind) == ("data[0].paragraphs[0].qas[0]", "broken characters")
-        assert str(report).encode("utf-8")
-
-
-def test_the_later_of_two_questions_with_one_id_is_left_out():
-    rows, report = checked(nested(qa(("灯匠", 6)), qa(("船工", 15))))
-    assert [pairs(row) for row in rows] == [[("灯匠", 6)]] and only(report).kind == "duplicate id"
-    where = "data[0].paragraphs[0].qas[{}]".format
-    assert only(report).detail.startswith(f"{where(1)}: stands already in data: {where(0)}")
-
-
-def test_a_bad_title_becomes_empty_and_the_question_stays():
+def test_a_bad_title_becomes_empty_the_question_stays_and_no_title_is_no_fault():
     for title in (7, "海\ufffd", "\ud83d", ["海边"]):
         rows, report = checked(nested(qa(("灯匠", 6)), title=title))
         assert rows[0]["title"] == "" and only(report).action == "repaired" and line(report) == (1, 0, 1, 0, 0)
+    rows, report = checked({"data": [{"paragraphs": nested(qa(("灯匠", 6)))["data"][0]["paragraphs"], "id": "DEV_0"}]})
+    assert rows[0]["title"] == "" and report.faults == []  # as CMRC 2018 has it
 
-
-# ---------------------------------------------------------------- nesting
 
 GOOD = nested(qa(("灯匠", 6)), qa(("船工", 15), id="q-2"))
 PARAGRAPH = ("data", 0, "paragraphs", 0)
@@ -237,35 +185,35 @@ def changed(keys, new):
 
 
 PART = "data[0].paragraphs[0].qas[0]"
-NO_TEXT = MISSING, None, 7, True, ["x"], {}
 
 
 @pytest.mark.parametrize(
-    ("key", "new", "named"),
-    [("id", new, PART) for new in (True, ["x"], {})]
-    + [("question", new, "q-1") for new in NO_TEXT]
-    + [("answers", new, "q-1") for new in (MISSING, None, "灯匠", {}, {"text": ["灯匠"], "answer_start": []})]
-    + [("is_impossible", "perhaps", "q-1"), ("is_impossible", 2, "q-1"), ("plausible_answers", "x", "q-1")],
+    ("changes", "kind"),
+    [
+        *(({"id": new}, "nesting") for new in (True, ["x"], {})),
+        *(({"id": new}, "broken characters") for new in ("q\ufffd", "q\ud83d")),
+        *(({"question": new}, "nesting") for new in (MISSING, None, 7, True, ["x"], {})),
+        *(({"question": new}, "empty question") for new in ("", " \u3000")),
+        *(({"question": new}, "broken characters") for new in ("谁\ufffd？", "谁\ud83d？")),
+        *(({"answers": new}, "nesting") for new in (MISSING, None, "灯匠", {}, {"text": ["灯匠"], "answer_start": []})),
+        ({"answers": []}, "no answer"),
+        *(({"is_impossible": new}, "nesting") for new in ("perhaps", 2)),
+        ({"is_impossible": True}, "unanswerable with answers"),
+        ({"is_impossible": True, "answers": [LAMP, SMITH | {"text": ""}]}, "unanswerable with answers"),
+        ({"plausible_answers": "x"}, "nesting"),
+    ],
 )
-def test_a_question_with_a_part_of_another_type_is_left_out(key, new, named):
-    rows, report = checked(changed((*QA, key), new))
-    assert [row["id"] for row in rows] == ["q-2"]
-    assert (only(report).id, only(report).kind) == (named, "nesting") and line(report) == (2, 1, 0, 0, 1)
-    assert only(report).detail.startswith(f"{PART}.{key}: ")
-    known = 1 if key == "answers" else 2  # how many answers the other one had is unknown
-    assert line(report, "answers") == (known, 1, 0, 0, known - 1)
-
-
-@pytest.mark.parametrize(
-    ("key", "new"),
-    [("answer_start", new) for new in ("six", 6.5, True, [6])]
-    + [("text", new) for new in (MISSING, None, 7, False, ["灯匠"])],
-)
-def test_an_answer_with_a_part_of_another_type_is_left_out(key, new):
-    rows, report = checked(changed((*QA, "answers", 0, key), new))
-    fault, end = report.faults
-    assert [row["id"] for row in rows] == ["q-2"] and (fault.kind, end.kind) == ("nesting", "no answer left")
-    assert fault.detail.startswith(f"{PART}.answers[0]: {key} is ") and line(report, "answers") == (2, 1, 0, 0, 1)
+def test_a_question_that_is_left_out(changes, kind):
+    question = {key: value for key, value in (qa(("灯匠", 6)) | changes).items() if value is not MISSING}
+    rows, report = checked(nested(question, qa(("船工", 15), id="q-2")))
+    assert [row["id"] for row in rows] == ["q-2"] and str(report).encode("utf-8")
+    fault = only(report)
+    assert (fault.id, fault.kind, fault.action) == (PART if "id" in changes else "q-1", kind, "left out")
+    place = PART if kind == "unanswerable with answers" else f"{PART}.{next(iter(changes))}"
+    assert fault.detail.startswith(f"{place}: ")
+    unknown = "answers" in changes and kind == "nesting"  # how many answers it had
+    lost = 0 if unknown else len(question["answers"])
+    assert line(report) == (2, 1, 0, 0, 1) and line(report, "answers") == (1 + lost, 1, 0, 0, lost)
 
 
 @pytest.mark.parametrize("new", [None, 6, []])
@@ -297,7 +245,6 @@ def test_a_bad_context_leaves_each_of_its_questions_out(new, kind):
         (PARAGRAPH, "text", "data[0].paragraphs[0]", "nesting"),
         (("data", 0, "paragraphs"), "text", "data[0]", "nesting"),
         (("data", 0, "paragraphs"), [], "data[0]", "no questions"),
-        (("data", 0), {"title": "x", "paragraphs": None}, "data[0]", "nesting"),
         (("data", 0), "article", "data[0]", "nesting"),
         (("data", 0), {"title": "empty"}, "data[0]", "nesting"),
     ],
@@ -320,9 +267,6 @@ def test_what_is_no_squad_at_all_is_refused_with_what_would_be_right(data, tmp_p
         check(data, "my data")
     with pytest.raises(DataError, match=r"^\.\.\./x\.json: .*are right$"):
         load(save(tmp_path / "x.json", data))
-
-
-# ---------------------------------------------------------------- forms
 
 
 def test_nested_and_flat_forms_give_the_same_rows(tmp_path):
@@ -354,14 +298,6 @@ def test_nested_and_flat_forms_give_the_same_rows(tmp_path):
     assert same.faults[0].detail.startswith("line 1.answers[1]: ")
 
 
-def test_no_title_is_no_fault():
-    data = nested(qa(("灯匠", 6)))
-    del data["data"][0]["title"]
-    data["data"][0]["id"] = data["data"][0]["paragraphs"][0]["id"] = "DEV_0"  # as CMRC 2018 has it
-    rows, report = checked(data)
-    assert rows[0]["title"] == "" and report.faults == []
-
-
 def test_without_is_impossible_flat_means_unanswerable_and_nested_means_a_fault():
     row = {"id": "q-1", "context": CONTEXT, "question": "谁？"}
     for nothing in ({"text": [], "answer_start": []}, []):
@@ -382,17 +318,12 @@ def test_a_flat_row_without_a_key_is_named_by_its_place():
     assert paths == ["[1].id", "[2].context", "[3].question", "[4].answers", "[5]"]
 
 
-# ---------------------------------------------------------------- files
-
-
-@pytest.mark.parametrize(("encoding", "repaired"), [("utf-8", 0), ("gb18030", 1)])
-def test_another_encoding_is_a_fault_that_is_repaired(encoding, repaired, tmp_path):
-    rows, report = loaded(save(tmp_path / "x.json", GOOD, encoding))
-    assert rows == checked(GOOD)[0] and len(report.faults) == repaired
-    for fault in report.faults:
-        assert (fault.kind, fault.action, fault.item) == ("encoding", "repaired", "file")
-        assert "is not UTF-8; read as GB18030, which gives '海边'" in fault.detail
-    assert line(report) == (2, 2, 0, 0, 0)
+def test_another_encoding_is_a_fault_that_is_repaired(tmp_path):
+    rows, report = loaded(save(tmp_path / "x.json", GOOD, "gb18030"))
+    fault = only(report)
+    assert rows == checked(GOOD)[0] and line(report) == (2, 2, 0, 0, 0)
+    assert (fault.kind, fault.action, fault.item) == ("encoding", "repaired", "file")
+    assert "is not UTF-8; read as GB18030, which gives '海边'" in fault.detail
 
 
 def test_a_folder_is_read_by_name_and_ids_count_across_files(tmp_path):
@@ -409,53 +340,38 @@ def test_a_folder_is_read_by_name_and_ids_count_across_files(tmp_path):
     assert "stands already in .../a.JSON: data[0].paragraphs[0].qas[0]" in fault.detail
 
 
-# ---------------------------------------------------------------- report
-
-
-def test_the_table_has_a_line_a_kind_and_the_first_ids():
-    lost = [qa(("铁匠", 0), ("灯匠", 6), id=f"q-{number}") for number in range(5)]
-    _, report = checked(nested(*lost, qa(("铁匠", 0), ("铜匠", 0), ("灯匠", 0), id="q-5")))
+def test_the_report_has_a_line_a_kind_with_the_first_ids_and_prints_both_tables_whole():
+    names = [f"a-very-long-id-of-a-question-as-some-files-have-them-00{number}" for number in range(6)]
+    lost = [qa(("铁匠", 0), ("灯匠", 6), id=name) for name in names[:5]]
+    _, report = checked(nested(*lost, qa(("铁匠", 0), ("铜匠", 0), ("灯匠", 0), id=names[5])))
     assert report.table().to_dict("records") == [
-        {"kind": "wrong offset", "found": 1, "repaired": 1, "left out": 0, "ids": "q-5"},
-        {"kind": "absent", "found": 7, "repaired": 0, "left out": 7, "ids": "q-0, q-1, q-2, …"},
+        {"kind": "wrong offset", "found": 1, "repaired": 1, "left out": 0, "ids": names[5]},
+        {"kind": "absent", "found": 7, "repaired": 0, "left out": 7, "ids": f"{', '.join(names[:3])}, …"},
     ]
-    assert report.table(ids=9)["ids"][1] == "q-0, q-1, q-2, q-3, q-4, q-5"
-
-
-def test_a_report_prints_both_tables_whole():
-    long = "a-very-long-id-of-a-question-as-some-files-have-them-00"
-    _, report = checked(nested(*[qa(("铁匠", 0), ("灯匠", 6), id=f"{long}{number}") for number in range(3)]))
+    assert report.table(ids=9)["ids"][1] == ", ".join(names)
     for text in (str(report), repr(report), report._repr_html_()):
-        assert all(f"{long}{number}" in text for number in range(3)) and "an answer left out" in text
+        assert all(name in text for name in names[:3]) and "an answer left out" in text
     _, clean = checked(GOOD)
     assert "no faults" in str(clean) and "no faults" in clean._repr_html_() and "questions" in str(clean)
-
-
-# ---------------------------------------------------------------- write
 
 
 def test_written_rows_come_back_the_same(tmp_path):
     rows, _ = checked(
         [
             *checked(nested(qa(("灯匠", 6), ("云梦的灯匠", 3)), qa(("船工", 15), id="q-2")))[0],
-            *checked(nested(qa(is_impossible=True, id="q-3"), context="另一段😀。"))[0],
+            *checked(nested(qa(is_impossible=True, id="q-3", plausible_answers=[BOAT]), context="另一段😀：船工。"))[0],
             *checked(nested(qa(("Pyro", 0), id="q-4"), context="Pyro是火", title=""))[0],
             *checked(nested(qa(("阿兰", 18), id="q-5")))[0],  # the first title and context again, later
         ]
     )
-    rows[2]["plausible_answers"] = {"text": ["另一段"], "answer_start": [0]}
     write(rows, tmp_path / "out.json")
     again, report = loaded(tmp_path / "out.json")
-    assert again == rows and report.faults == []
+    assert again == rows and report.faults == [] and len(rows) == 5
     data = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
     assert data["version"] == "v2.0" and [len(article["paragraphs"]) for article in data["data"]] == [2, 1, 1]
-    first = data["data"][0]["paragraphs"][0]
-    assert [one["id"] for one in first["qas"]] == ["q-1", "q-2"] and first["context"] == CONTEXT
-    assert first["qas"][0]["answers"][1] == {"text": "云梦的灯匠", "answer_start": 3}
-    assert "plausible_answers" not in first["qas"][0]
-
-
-# ---------------------------------------------------------------- near copies
+    questions = [qa(("灯匠", 6), ("云梦的灯匠", 3)), qa(("船工", 15), id="q-2")]
+    written = [question | {"is_impossible": False} for question in questions]
+    assert data["data"][0]["paragraphs"][0] == {"context": CONTEXT, "qas": written}
 
 
 def contexts(*texts, prefix="a"):
@@ -467,24 +383,17 @@ def slow_similarity(one, other):
     return len(one & other) / min(len(one), len(other))
 
 
-def test_copies_excerpts_and_edits_are_found_highest_first():
-    other = "石生在海州造船，一年四季都在水上，说话很少。"
-    edited = CONTEXT.replace("海州", "海洲")
-    found = near_copies(contexts(other, edited, CONTEXT[:9], CONTEXT), contexts(CONTEXT, "无关的一段话。", prefix="b"))
-    assert [(one.id_a, one.id_b) for one in found.itertuples()] == [("a-2", "b-0"), ("a-3", "b-0"), ("a-1", "b-0")]
-    assert list(found["similarity"]) == [1, 1, pytest.approx(slow_similarity(edited, CONTEXT))]
-    assert found["context_a"][2] == edited and found["context_b"][2] == CONTEXT
-
-
 def test_every_pair_has_the_similarity_of_a_slow_count():
     a = [CONTEXT[start : start + 9] for start in range(0, 12, 3)]
-    b = [CONTEXT[start : start + 12] for start in range(1, 12, 4)]
+    a += [f"{number:04d}号的灯匠住在这里" for number in range(600)]  # more than one block of them
+    b = [*(CONTEXT[start : start + 12] for start in range(1, 12, 4)), *a[:9:-90]]
     found = near_copies(contexts(*a), contexts(*b, prefix="b"), threshold=0.0)
+    assert found["similarity"].is_monotonic_decreasing
     got = {(one.context_a, one.context_b): one.similarity for one in found.itertuples()}
     slow = {(one, other): slow_similarity(one, other) for one in a for other in b}
     assert got == {pair: pytest.approx(value) for pair, value in slow.items() if value > 0}
-    above = near_copies(contexts(*a), contexts(*b, prefix="b"), threshold=0.5)
-    assert len(above) == sum(value >= 0.5 for value in slow.values()) > 0
+    above = near_copies(contexts(*a), contexts(*b, prefix="b"), threshold=0.9)
+    assert len(above) == sum(value >= 0.9 for value in slow.values()) > 0
 
 
 def test_width_case_short_and_repeated_contexts_and_none_at_all():
@@ -495,34 +404,14 @@ def test_width_case_short_and_repeated_contexts_and_none_at_all():
     assert list(near_copies([], contexts("甲"))) == list(near_copies(contexts("甲"), contexts("乙"))) == columns
 
 
-def test_more_contexts_than_one_block_are_all_compared():
-    texts = [f"{number:04d}号的灯匠住在这里" for number in range(600)]
-    found = near_copies(contexts(*texts), contexts(*texts[::-1], prefix="b"), threshold=1.0)
-    assert {(one.context_a, one.context_b) for one in found.itertuples()} == {(text, text) for text in texts}
-
-
 @pytest.mark.parametrize(
     ("key", "written", "taken"),
-    [
-        ("id", 7, "7"),
-        ("id", MISSING, "data: data[0].paragraphs[0].qas[0]"),
-        ("is_impossible", "False", False),
-        ("is_impossible", 0, False),
-    ],
+    [("id", 7, "7"), ("id", MISSING, f"data: {PART}"), ("is_impossible", "False", False), ("is_impossible", 0, False)],
 )
 def test_what_is_written_otherwise_and_has_one_reading_is_repaired(key, written, taken):
     rows, report = checked(changed((*QA, key), written))
     assert rows[0][key] == taken and type(rows[0][key]) is type(taken)
     assert (only(report).kind, only(report).action) == ("written otherwise", "repaired")
-
-
-@pytest.mark.parametrize("start", ["6", 6.0])
-def test_an_offset_that_is_a_number_in_other_clothes_is_repaired(start):
-    rows, report = checked(changed((*QA, "answers"), [{"text": "灯匠", "answer_start": start}]))
-    assert pairs(rows[0]) == [("灯匠", 6)] and (only(report).kind, only(report).action) == (
-        "written otherwise",
-        "repaired",
-    )
 
 
 def test_the_first_form_of_cmrc_2018_is_read():

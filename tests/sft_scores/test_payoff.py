@@ -4,8 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from scripts.artifacts import fingerprint, read_json
+from scripts.models import checkpoint
 from scripts.profiles import ROOT, load_profile
 from scripts.sft_scores import triplets
 from scripts.sft_scores.payoff import Payoff
@@ -16,10 +18,6 @@ HELD_OUT = triplets.load(ROOT / "data/sft/heldout.json")
 
 @pytest.fixture(scope="module")
 def judge():
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from scripts.models import checkpoint
-
     folder = checkpoint("tiny-scorer")
     return AutoModelForCausalLM.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
 

@@ -14,25 +14,23 @@ import pandas as pd
 import pytest
 import torch
 from tokenizers import Tokenizer, models, trainers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, set_seed
+from transformers import PreTrainedTokenizerFast, set_seed
 
 from scripts import chat
 from scripts.artifacts import read_jsonl
 from scripts.profiles import ROOT
 from scripts.sft_scores import scoring
 from scripts.sft_scores.scoring import FORMS, SCORES, Prompts, main, score
+from tests.ratings.test_rating import built
 from tests.test_likelihood import nats_by_hand
 
 SCORED = list(SCORES)
-SIZES = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1)
-# wide: tokens differ much in likelihood, so that a wrong one shows
-SIZES |= dict(max_position_embeddings=512, initializer_range=0.3)
 
 
 @pytest.fixture(scope="module")
 def model(tokenizer):
     set_seed(0)
-    return Qwen2ForCausalLM(Qwen2Config(vocab_size=len(tokenizer), **SIZES)).eval()
+    return built(tokenizer)
 
 
 def row(instruction="甲是谁", output="甲是船工", input="", task="", **more):
@@ -41,9 +39,6 @@ def row(instruction="甲是谁", output="甲是船工", input="", task="", **mor
 
 def ids_of(tokenizer, text):
     return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-
-# ----- scores of random rows against their formulas
 
 
 def random_text(rng, longest=24):
@@ -140,9 +135,6 @@ def test_random_rows_have_each_score_or_a_reason_in_other_forms(model, tokenizer
     check_honest(score(model, tokenizer, rows, form, start), rows)
 
 
-# ----- what has no score
-
-
 def test_what_is_not_finite_is_missing_and_has_a_reason(model, tokenizer):
     huge, rows = copy.deepcopy(model), [row(task="问"), row("乙是谁", "灯匠", task="问")]
     with torch.no_grad():
@@ -181,9 +173,6 @@ def test_a_row_that_cannot_be_asked_about_is_not_scored_and_says_so(model, token
     assert table.loc[1, SCORED[:6]].notna().all()
 
 
-# ----- start token, forms, windows
-
-
 def test_the_start_token_is_bos_else_eos_or_the_one_asked_for(tokenizer):
     without, bare = copy.deepcopy(tokenizer), copy.deepcopy(tokenizer)
     without.bos_token = bare.bos_token = bare.eos_token = None
@@ -191,16 +180,13 @@ def test_the_start_token_is_bos_else_eos_or_the_one_asked_for(tokenizer):
     asked = [Prompts(tokenizer, start=start).start for start in ("auto", "bos", "eos", "none")]
     assert asked == [(bos,), (bos,), (eos,), ()] and bos != eos
     assert Prompts(without).start == (eos,) and Prompts(bare, start="none").start == ()
-    for one, start in ((without, "bos"), (bare, "auto"), (bare, "eos")):
-        with pytest.raises(ValueError, match=f"start '{start}': the tokenizer has no such token; start='none'"):
-            Prompts(one, start=start)
-
-
-@pytest.mark.parametrize("wrong", [{"form": "vicuna"}, {"start": "cls"}])
-def test_an_unknown_form_or_start_is_refused(tokenizer, wrong):
-    [(name, value)] = wrong.items()
-    with pytest.raises(ValueError, match=f"{name} '{value}': there are "):
-        Prompts(tokenizer, **wrong)
+    lacks = "the tokenizer has no such token; start='none'"
+    refused = [(one, {"start": start}, lacks) for one, start in ((without, "bos"), (bare, "auto"), (bare, "eos"))]
+    refused += [(tokenizer, wrong, "there are ") for wrong in ({"form": "vicuna"}, {"start": "cls"})]
+    for one, wrong, message in refused:
+        [(name, value)] = wrong.items()
+        with pytest.raises(ValueError, match=f"^{name} '{value}': {message}"):
+            Prompts(one, **wrong)
 
 
 def test_the_first_token_is_scored_behind_the_start_token_only(model, tokenizer):
@@ -281,9 +267,9 @@ def test_the_window_is_the_models_and_not_more_than_the_tokenizers(model, tokeni
     x = len(Prompts(tokenizer).prompt(rows[0]))
     found = [score(model, one, rows).loc[0, "response_tokens"] for one in (unlimited, short)]
     assert found == [512 - x, 40 - x]
-
-
-# ----- one-shot pairs
+    for asked in (-5, 0, 1, 513):
+        with pytest.raises(ValueError, match=rf"max_length {asked}: from 2 to 512, the model's window, is right"):
+            score(model, tokenizer, rows, max_length=asked)
 
 
 def drawn(tokenizer, rows, shots=3, seed=0, window=512):
@@ -295,12 +281,8 @@ def drawn(tokenizer, rows, shots=3, seed=0, window=512):
     return {number: [other for other, _ in sheet.pairs[number]] for number in range(len(rows))}
 
 
-def tasked(tasks):
-    return [row(f"第{number}题", "好", task=task) for number, task in enumerate(tasks)]
-
-
 def test_an_example_is_tried_on_other_rows_of_its_task_alike_never_on_itself_or_a_copy(tokenizer):
-    rows = tasked("问问问问问写写")
+    rows = [row(f"第{number}题", "好", task=task) for number, task in enumerate("问问问问问写写")]
     rows.append(rows[0])
     times = Counter()
     for seed in range(200):
@@ -308,18 +290,15 @@ def test_an_example_is_tried_on_other_rows_of_its_task_alike_never_on_itself_or_
         times.update(found[0])
         assert len(set(found[0])) == len(set(found[7])) == 2 and found[5] == [6] and found[6] == [5]
     assert set(times) == {1, 2, 3, 4} and all(abs(count - 100) < 36 for count in times.values())  # five deviations
-
-
-def test_the_draw_repeats_by_seed_and_differs_between_rows_and_seeds(tokenizer):
-    rows = tasked("问" * 30)
+    rows = [row(f"第{number}题", "好", task="问") for number in range(30)]
     found = drawn(tokenizer, rows)
-    assert found == drawn(tokenizer, rows) != drawn(tokenizer, rows, seed=1)
-    assert len({tuple(others) for others in found.values()}) > 25
     assert found == drawn(tokenizer, [one | {"output": "换了答案"} for one in rows])  # whatever the rows' scores
+    assert len({tuple(others) for others in found.values()}) > 25 and found != drawn(tokenizer, rows, seed=1)
 
 
 def test_a_row_without_task_or_company_has_no_one_shot_scores_and_says_so(model, tokenizer):
-    rows = [*tasked(["", "问", "写", "写"]), row("空", "", task="问")]  # a row without output is no company
+    rows = [row(f"第{number}题", "好", task=task) for number, task in enumerate(["", "问", "写", "写"])]
+    rows.append(row("空", "", task="问"))  # a row without output is no company
     table = score(model, tokenizer, rows)
     reasons = ["one-shot: the row has no task", "one-shot: no other row of task '问'", "", ""]
     assert table["reason"].tolist()[:4] == reasons
@@ -350,9 +329,6 @@ def test_a_token_may_span_prompt_and_response_and_ids_are_joined_instead(model):
     assert line["response_loss"] == pytest.approx(expected, rel=1e-5)
 
 
-# ----- files and the shell
-
-
 @pytest.fixture(scope="module")
 def shell(model, tokenizer, tmp_path_factory):
     """(arguments without --out, the rows): a file of rows and a saved checkpoint."""
@@ -375,9 +351,8 @@ def test_the_shell_scores_a_file_into_two_and_a_second_run_scores_nothing_again(
     table = pd.read_parquet(tmp_path / "scores.parquet")
     pd.testing.assert_frame_equal(table, score(model, tokenizer, rows, shots=2, max_length=120, max_tokens=300))
     assert (tmp_path / "scores.csv").read_bytes().startswith(b"\xef\xbb\xbfid,task")  # the mark of spreadsheets
-    csv = pd.read_csv(
-        tmp_path / "scores.csv", keep_default_na=False, na_values={name: "" for name in table.select_dtypes(float)}
-    )
+    missing = dict.fromkeys(table.select_dtypes(float), "")
+    csv = pd.read_csv(tmp_path / "scores.csv", keep_default_na=False, na_values=missing)
     pd.testing.assert_frame_equal(csv, table, check_dtype=False, rtol=1e-15)
     [journal] = (tmp_path / "journal").rglob("*.jsonl")
     batches = read_jsonl(journal)
@@ -408,9 +383,3 @@ def test_two_processes_give_the_table_of_one(shell, tmp_path):
     shares = [[line["batch"] for line in read_jsonl(file)] for file in (tmp_path / "two/journal").rglob("*.jsonl")]
     batches = sorted(batch for share in shares for batch in share)
     assert len(shares) == 2 and batches == list(range(len(batches)))  # each once
-
-
-@pytest.mark.parametrize("asked", [-5, 0, 1, 513])
-def test_a_window_that_is_none_or_larger_than_the_models_is_refused(model, tokenizer, asked):
-    with pytest.raises(ValueError, match=rf"max_length {asked}: from 2 to 512, the model's window, is right"):
-        score(model, tokenizer, [row()], max_length=asked)
