@@ -13,7 +13,7 @@ import torch
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from bench import answering, bertscore, collating, gpu, gpu_rating, gpu_scoring, material, qa, scoring, sft
+from bench import answering, bertscore, collating, gpu, gpu_rating, gpu_scoring, material, qa, rating, scoring, sft
 from bench.timing import Line, interleaved, table
 from scripts.offline import tiny_models
 
@@ -136,6 +136,16 @@ def test_a_wrong_score_is_caught(scored):
 def test_a_way_runs_in_a_process_of_its_own():
     seconds, result = scoring.in_own_process("ours", rows=4, threads=1, vocabulary=1400, hidden=32)
     assert seconds == result["seconds"] > 0 and len(result["scores"]["ifd"]) == 4
+
+
+def test_a_tree_whose_branches_see_each_other_is_caught(monkeypatch):
+    def all_before(tree):
+        inner = len(tree.nodes) - 1
+        return torch.ones(inner, inner, dtype=torch.bool).tril()
+
+    monkeypatch.setattr(rating.rating.Tree, "sees", all_before)
+    with pytest.raises(AssertionError, match="pass of its own: a score's probability"):
+        rating.measure_shape("rating", prompts=2, rounds=1, vocabulary=1500, hidden=32, layers=2)
 
 
 TINY_SHAPE = "--device cpu --layers 1 --hidden 32 --intermediate 64 --heads 4 --kv-heads 2 --vocabulary 1500 --steps 1"

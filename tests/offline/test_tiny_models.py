@@ -104,14 +104,6 @@ def test_a_text_of_the_project_has_a_token_a_character_whatever_stands_beside_it
         assert [tokenizer.decode([i]) for i in ids] == list(text)
 
 
-@pytest.mark.parametrize("text", ["é", "钟离🦊来自龘？", "\r\n", "a  b\n\n c\t", "\u200b"])
-def test_any_other_character_goes_by_its_bytes_and_comes_back(tokenizer, text):
-    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-    assert tokenizer.decode(ids) == text
-    unknown = [char for char in text if char not in project_characters()]
-    assert len(text) <= len(ids) <= len(text) + sum(len(char.encode()) - 1 for char in unknown)
-
-
 def test_special_tokens_are_deepseeks(tokenizer):
     assert (tokenizer.bos_token, tokenizer.eos_token) == ("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>")
     assert tokenizer.pad_token_id == tokenizer.eos_token_id != tokenizer.bos_token_id
@@ -124,11 +116,11 @@ def test_special_tokens_are_deepseeks(tokenizer):
     assert tokenizer.decode(ids, skip_special_tokens=True) == "<｜User｜>好<｜Assistant｜><think>\n</think>"
 
 
+TEXTS = ["龘🦊 a  b\n", "<｜User｜>魈<｜Assistant｜><think>\n\n</think>\n\n岩元素<｜end▁of▁sentence｜>"]
+
+
 def test_tokenizing_adds_nothing_of_its_own(tokenizer):
     assert tokenizer("好")["input_ids"] == tokenizer("好", add_special_tokens=False)["input_ids"]
-
-
-TEXTS = ["龘🦊 a  b\n", "<｜User｜>魈<｜Assistant｜><think>\n\n</think>\n\n岩元素<｜end▁of▁sentence｜>"]
 
 
 def test_autotokenizer_reads_the_saved_folder_as_the_same_tokenizer(tmp_path):
