@@ -492,7 +492,7 @@ def run_program(main: Callable[[], int | None]) -> NoReturn:
 
 
 def machine() -> str:
-    """This machine in words, without its name: what its processor computes with (figures differ a little by that), cores, memory, GPU."""
+    """This machine in words, without its name: what its processor computes with (figures differ by that), cores, memory, GPU."""
     import psutil
     import torch
 
