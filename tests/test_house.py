@@ -91,5 +91,6 @@ def test_everything_public_is_used_by_somebody():
 
 
 def test_no_conflict_of_a_merge_is_left_in_a_page():
-    pages = [path for pattern in ("*.md", "*/*.md", "notebooks/*.ipynb") for path in ROOT.glob(pattern)]
-    assert [path.name for path in pages if re.search("^[<>]{7} ", path.read_text(encoding="utf-8"), re.MULTILINE)] == []
+    pages = [path for pattern in ("*.md", "*/*.md", "*.txt") for path in ROOT.glob(pattern)]
+    mark = r"^(<{7}|>{7}|\|{7}|={7})( |$)"
+    assert [path.name for path in pages if re.search(mark, path.read_text(encoding="utf-8"), re.MULTILINE)] == []

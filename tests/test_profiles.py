@@ -217,7 +217,8 @@ def test_start_says_what_runs_where_and_why_and_neither_the_machines_name_nor_a_
         "device   cpu | float32 (COOKBOOK_DEVICE is set)",
         "threads  1 (COOKBOOK_THREADS is set); seed 7",
     ]
-    assert machine.startswith("machine  ") and versions.startswith("versions Python 3.")
+    vectors = torch.backends.cpu.get_cpu_capability()
+    assert machine.startswith("machine  ") and f" {vectors}, " in machine and versions.startswith("versions Python 3.")
     assert f", transformers {pins()['transformers']}" in versions and profile == load_profile()
 
 

@@ -221,6 +221,17 @@ def test_data_parallel_adds_buckets_and_fsdp_gathers_a_layer_and_the_larger_of_i
     assert alone["activations"] - shared["activations"] == 2 * adapters
 
 
+def test_fsdp_keeps_the_scales_of_4_bit_weights_whole_and_shares_the_rest():
+    def frozen(**more):
+        return estimate(skeleton(SHAPES["70B"]), adapter(), rows=1, tokens=1, **more)["frozen weights"]
+
+    scales = frozen(four_bit=True) - frozen(four_bit=True, devices=2, sharded=True)
+    scales = frozen(four_bit=True) - 2 * scales  # what halving did not halve
+    layers = 80 * (2 * 8192 * 8192 + 2 * 8192 * 1024 + 3 * 8192 * 28672)
+    assert scales == pytest.approx(layers * 0.127 / 8, rel=0.01)
+    assert frozen(devices=8, sharded=True) * 8 == frozen()  # in 16 bits: every first dimension is a multiple of 8
+
+
 def fsdp_process(rank, folder, lora):
     """One of two processes: wrap as accelerate does, take a step, write down what is held."""
     import torch.distributed as dist
